@@ -1,0 +1,77 @@
+"""convkern: convolution kernels written by hand in Python with Numba, and the graph that trains networks on them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .tensor import Tensor, tensor  # isort: skip  (first: graph and ops need the class while they load)
+from .gradcheck import gradcheck
+from .graph import Function, no_grad
+from .ops import (
+    avg_pool2d,
+    conv2d,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    max_pool2d,
+    pointwise,
+    pointwise_input_grad,
+    pointwise_weight_grad,
+)
+from .plan import explain
+
+if TYPE_CHECKING:
+    from . import data, models, nn, optim, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Function",
+    "Tensor",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "data",
+    "explain",
+    "gradcheck",
+    "max_pool2d",
+    "models",
+    "nn",
+    "no_grad",
+    "num_threads",
+    "optim",
+    "pointwise",
+    "pointwise_input_grad",
+    "pointwise_weight_grad",
+    "set_num_threads",
+    "tensor",
+    "train",
+]
+
+_SUBMODULES = ("data", "models", "nn", "optim", "train")
+
+
+def __getattr__(name: str) -> Any:
+    # Submodules load when they are first named, so that a plain import stays cheap.
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of threads that a kernel may use; the results do not depend on it.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1.
+    """
+    from .kernels import threads as pool
+
+    pool.set_num_threads(threads)
+
+
+def num_threads() -> int:
+    """Number of threads that a kernel may use: ``CONVKERN_NUM_THREADS``, ``NUMBA_NUM_THREADS`` or the cores."""
+    from .kernels import threads as pool
+
+    return pool.num_threads()

@@ -1,0 +1,327 @@
+"""The graph: recording operations and walking back through them. It knows no operation.
+
+An operation calls ``record(name, out, parents, vjp, saved)``. ``vjp(needs, gy, *saved)`` gives one gradient for each
+parent (None where ``needs`` is False); it is written with the public functions, which take arrays as well as Tensors: in
+an ordinary backward pass it receives arrays and computes with arrays, under ``create_graph`` it receives Tensors and so
+records itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .device import FLOATS, as_array
+from .tensor import Tensor, Version
+
+Vjp = Callable[..., Sequence[Any]]
+
+
+class _Mode(threading.local):
+    enabled = True
+
+
+_mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations on this thread are recorded."""
+    return _mode.enabled
+
+
+@contextmanager
+def set_grad_enabled(enabled: bool) -> Iterator[None]:
+    """Switch recording on or off for a ``with`` block or a decorated function."""
+    before = _mode.enabled
+    _mode.enabled = enabled
+    try:
+        yield
+    finally:
+        _mode.enabled = before
+
+
+def no_grad() -> Any:
+    """Record nothing: ``with no_grad():``, or ``@no_grad()`` above a function."""
+    return set_grad_enabled(False)
+
+
+class Node:
+    """One recorded operation: what it needs to go backward, and where each parent's gradient goes."""
+
+    __slots__ = ("name", "edges", "vjp", "saved", "outputs", "retained", "__weakref__")
+
+    def __init__(self, name: str, edges: list[Any], vjp: Vjp, outputs: list[tuple[tuple[int, ...], Any]]) -> None:
+        self.name = name
+        self.edges = edges  # per parent: (Node, output index), the leaf Tensor, or None
+        self.vjp = vjp
+        self.saved: list[Any] | None = []
+        self.outputs = outputs  # (shape, dtype) each
+        self.retained: dict[int, Any] = {}
+
+
+class _Saved:
+    """A saved Tensor without its Node's other results: the array, its version then, and where its gradient goes."""
+
+    __slots__ = ("data", "version", "count", "edge", "requires_grad")
+
+    def __init__(self, value: Tensor, edge: Any) -> None:
+        self.data = value.data
+        self.version: Version = value.version
+        self.count = value.version.count
+        self.edge = edge
+        self.requires_grad = value.requires_grad
+
+    def unpack(self, node: Node, create_graph: bool) -> Any:
+        if self.version.count != self.count:
+            raise RuntimeError(
+                f"a Tensor that the gradient of {node.name} needs was changed in place after it was used (its version "
+                f"is {self.version.count}, {self.count} was recorded); call backward before the write, or write to a clone()"
+            )
+        if not create_graph:
+            return self.data
+        if isinstance(self.edge, Tensor):
+            return self.edge
+        value = Tensor(self.data)
+        value.version = self.version
+        if self.edge is not None:
+            value.requires_grad = True
+            value.grad_fn, value.output_index = self.edge if self.edge[0] is not None else (node, self.edge[1])
+        return value
+
+
+def _edge(parent: Any) -> Any:
+    if not isinstance(parent, Tensor) or not parent.requires_grad:
+        return None
+    return parent if parent.grad_fn is None else (parent.grad_fn, parent.output_index)
+
+
+def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequence[Any] = ()) -> Any:
+    """Wrap the result of an operation, and remember how to go back through it if a parent requires grad.
+
+    Parameters
+    ----------
+    name : str
+        The operation, for messages.
+    out : array or tuple of arrays
+    parents : sequence
+        What it was computed from: arrays, Tensors, None.
+    vjp : callable
+        ``vjp(needs, gy, *saved)``; with several outputs ``gy`` is a tuple that may hold None.
+    saved : sequence
+        What ``vjp`` needs of the inputs and outputs; ``out`` itself (or one of the outputs) may be among them.
+
+    Returns
+    -------
+    The array itself when no parent is a Tensor, otherwise a Tensor (or a tuple of them).
+    """
+    if not any(isinstance(parent, Tensor) for parent in parents):
+        return out
+    many = isinstance(out, tuple)
+    arrays = out if many else (out,)
+    results = tuple(Tensor(array) for array in arrays)
+    if _mode.enabled and any(isinstance(p, Tensor) and p.requires_grad for p in parents):
+        node = Node(name, [_edge(p) for p in parents], vjp, [(a.shape, a.dtype) for a in arrays])
+        for index, result in enumerate(results):
+            if result.dtype in FLOATS:
+                result.requires_grad, result.grad_fn, result.output_index = True, node, index
+        own = {id(array): index for index, array in enumerate(arrays)}
+        node.saved = []
+        for value in saved:
+            if id(value) in own:
+                # An own output is saved without its Node: the two would keep each other alive.
+                index = own[id(value)]
+                node.saved.append(_Saved(results[index], (None, index)))
+            else:
+                node.saved.append(_Saved(value, _edge(value)) if isinstance(value, Tensor) else value)
+    return results if many else results[0]
+
+
+def backward(root: Tensor, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
+    """See :meth:`Tensor.backward`."""
+    if not root.requires_grad:
+        raise RuntimeError("backward: this Tensor does not require grad and was not computed from one that does")
+    if retain_graph is None:
+        retain_graph = create_graph
+    seed = _seed(root, gradient, create_graph)
+    if root.grad_fn is None:
+        _accumulate(root, seed, create_graph, set())
+        return
+    with set_grad_enabled(create_graph):
+        _walk(root, seed, retain_graph, create_graph)
+
+
+def _seed(root: Tensor, gradient: Any, create_graph: bool) -> Any:
+    if gradient is None:
+        if root.size != 1:
+            raise RuntimeError(
+                f"backward without a gradient needs a scalar, this Tensor has shape {root.shape}; "
+                "pass gradient= of the same shape, or reduce with sum() or mean() first"
+            )
+        gradient = np.ones(root.shape, root.dtype)
+    array = gradient.data if isinstance(gradient, Tensor) else as_array(gradient, "gradient")
+    if array.shape != root.shape:
+        raise ValueError(f"backward: gradient must have the Tensor's shape {root.shape}, got {array.shape}")
+    if array.dtype != root.dtype:
+        raise TypeError(f"backward: gradient must have the Tensor's dtype {root.dtype}, got {array.dtype}")
+    if create_graph:
+        return gradient if isinstance(gradient, Tensor) else Tensor(array)
+    return array
+
+
+def _count_uses(root: Node) -> dict[Node, int]:
+    """How many gradients each Node waits for."""
+    uses = {root: 0}
+    stack = [root]
+    while stack:
+        for edge in stack.pop().edges:
+            if type(edge) is tuple:
+                if edge[0] not in uses:
+                    uses[edge[0]] = 0
+                    stack.append(edge[0])
+                uses[edge[0]] += 1
+    return uses
+
+
+def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> None:
+    assert root.grad_fn is not None
+    waiting = _count_uses(root.grad_fn)
+    grads: dict[Node, list[Any]] = {root.grad_fn: [None] * len(root.grad_fn.outputs)}
+    grads[root.grad_fn][root.output_index] = seed
+    given: set[int] = {id(seed)}  # arrays that already belong to somebody
+    ready = [root.grad_fn]
+    while ready:
+        node = ready.pop()
+        gys = grads.pop(node, [None] * len(node.outputs))
+        for index, reference in node.retained.items():
+            if (kept := reference()) is not None and gys[index] is not None:
+                _accumulate(kept, gys[index], create_graph, given)
+        for edge, gradient in zip(node.edges, _parents_gradients(node, gys, create_graph), strict=True):
+            if edge is None:
+                continue
+            if isinstance(edge, Tensor):
+                if gradient is not None:
+                    _accumulate(edge, gradient, create_graph, given)
+                continue
+            parent, index = edge
+            if gradient is not None:
+                slots = grads.setdefault(parent, [None] * len(parent.outputs))
+                slots[index] = gradient if slots[index] is None else slots[index] + gradient
+            waiting[parent] -= 1
+            if waiting[parent] == 0:
+                ready.append(parent)
+        if not retain_graph:
+            node.saved = None
+
+
+def _parents_gradients(node: Node, gys: list[Any], create_graph: bool) -> Sequence[Any]:
+    if node.saved is None:
+        raise RuntimeError(
+            f"backward went through {node.name} before and freed what it had saved; "
+            "pass retain_graph=True to the first call to go through the graph twice"
+        )
+    if all(gy is None for gy in gys):
+        return [None] * len(node.edges)
+    saved = [v.unpack(node, create_graph) if type(v) is _Saved else v for v in node.saved]
+    gy = gys[0] if len(gys) == 1 else tuple(gys)
+    gradients = node.vjp([edge is not None for edge in node.edges], gy, *saved)
+    if len(gradients) != len(node.edges):
+        raise RuntimeError(f"the gradient of {node.name} gave {len(gradients)} results for {len(node.edges)} inputs")
+    return gradients
+
+
+def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[int]) -> None:
+    """Add a gradient to ``target.grad``, which never shares its array with anything else."""
+    array = gradient.data if isinstance(gradient, Tensor) else gradient
+    if array.shape != target.shape:
+        raise RuntimeError(f"a gradient of shape {array.shape} arrived at a Tensor of shape {target.shape}")
+    if target.grad is not None:
+        target.grad = target.grad + gradient if create_graph else Tensor(target.grad.data + array)
+    elif create_graph:
+        target.grad = gradient
+    else:
+        if id(array) in given or array.base is not None or not array.flags.writeable:
+            array = array.copy()
+        given.add(id(array))
+        target.grad = Tensor(array)
+
+
+class Context:
+    """What a Function keeps between forward and backward."""
+
+    def __init__(self) -> None:
+        self.to_save: tuple[Any, ...] = ()
+        self.saved_tensors: tuple[Any, ...] = ()
+        self.needs_input_grad: tuple[bool, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        """Keep inputs or outputs for ``backward``, where they are ``saved_tensors``."""
+        self.to_save = tensors
+
+
+class Function:
+    """An operation of your own: a forward and its derivative.
+
+    Write a subclass with two static methods and call it through ``apply``. Both receive Tensors and give Tensors or
+    arrays; ``backward`` gives one gradient for each argument of ``apply``, None for those that have none. With the
+    operations of convkern in ``backward``, second derivatives work too.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> class Softplus(ck.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return np.log1p(np.exp(x.data))
+    ...     @staticmethod
+    ...     def backward(ctx, gy):
+    ...         (x,) = ctx.saved_tensors
+    ...         return gy * x.sigmoid()
+    >>> x = ck.tensor([0.0], requires_grad=True)
+    >>> Softplus.apply(x).sum().backward()
+    >>> x.grad
+    tensor([0.5])
+    """
+
+    @staticmethod
+    def forward(ctx: Context, *args: Any, **kwargs: Any) -> Any:
+        """Compute the result from Tensors."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Any, **kwargs: Any) -> Any:
+        """Compute the gradients of the arguments from those of the results."""
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Run ``forward`` and record it."""
+        ctx = Context()
+        ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
+        with no_grad():
+            result = cls.forward(ctx, *args)
+        outputs = result if isinstance(result, tuple) else (result,)
+        # Identity tells record() which saved values are outputs, so outputs are unwrapped the same way in both places.
+        arrays = tuple(_array(cls, value) for value in outputs)
+        own = {id(value): array for value, array in zip(outputs, arrays, strict=True)}
+        saved = [own.get(id(value), value) for value in ctx.to_save]
+
+        def vjp(needs: list[bool], gy: Any, *values: Any) -> Sequence[Any]:
+            ctx.saved_tensors = tuple(v if isinstance(v, Tensor) or v is None else Tensor(v) for v in values)
+            grads = gy if isinstance(gy, tuple) else (gy,)
+            raw = any(isinstance(g, np.ndarray) for g in grads)
+            given = cls.backward(ctx, *(Tensor(g) if isinstance(g, np.ndarray) else g for g in grads))
+            ctx.saved_tensors = ()
+            given = given if isinstance(given, tuple) else (given,)
+            return [g.data if raw and isinstance(g, Tensor) else g for g in given]
+
+        return record(cls.__name__, arrays if isinstance(result, tuple) else arrays[0], args, vjp, saved)
+
+
+def _array(cls: type, value: Any) -> np.ndarray:
+    # A Tensor given back unchanged would share its identity with the input, so it gets an array object of its own.
+    return value.data.view() if isinstance(value, Tensor) else as_array(value, f"the result of {cls.__name__}.forward")

@@ -1,0 +1,62 @@
+"""Activation functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..graph import record
+from . import arguments as arg
+from .reduce import sum as sum_
+
+
+def relu(x: Any) -> Any:
+    """max(x, 0); NaN stays NaN."""
+    y = np.maximum(arg.array_of(x, "x"), 0)
+    return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
+
+
+def relu_grad(gy: Any, y: Any) -> Any:
+    """gy where the ReLU let something through, else 0."""
+    return gy * ~(arg.array_of(y, "y") <= 0)
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)), without overflow."""
+    xa = arg.array_of(x, "x")
+    small = np.exp(-np.abs(xa))
+    y = np.asarray(np.where(xa >= 0, 1, small) / (1 + small))
+    return record("sigmoid", y, (x,), lambda needs, gy, y: [gy * y * (1 - y)], (y,))
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent."""
+    y = np.asarray(np.tanh(arg.array_of(x, "x")))
+    return record("tanh", y, (x,), lambda needs, gy, y: [gy * (1 - y * y)], (y,))
+
+
+def softmax(x: Any, dim: int) -> Any:
+    """exp(x) divided by its sum along ``dim``."""
+    xa = arg.array_of(x, "x")
+    e = np.exp(xa - xa.max(axis=dim, keepdims=True, initial=-np.inf))
+    y = np.asarray(e / e.sum(axis=dim, keepdims=True))
+
+    def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
+        return [y * (gy - sum_(gy * y, dim, True))]
+
+    return record("softmax", y, (x,), vjp, (y,))
+
+
+def log_softmax(x: Any, dim: int) -> Any:
+    """Logarithm of the softmax along ``dim``, computed without it."""
+    xa = arg.array_of(x, "x")
+    shifted = xa - xa.max(axis=dim, keepdims=True, initial=-np.inf)
+    y = np.asarray(shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True)))
+
+    def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
+        from .arithmetic import exp
+
+        return [gy - exp(y) * sum_(gy, dim, True)]
+
+    return record("log_softmax", y, (x,), vjp, (y,))

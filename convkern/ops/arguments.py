@@ -1,0 +1,121 @@
+"""Taking in and checking what users pass: every message names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from .. import device
+from ..kernels.spec import ACTIVATIONS, Pair
+from ..plan import PRECISIONS
+from ..tensor import Tensor
+
+
+def array_of(value: Any, name: str) -> np.ndarray:
+    """The array of a Tensor or of anything array-like."""
+    return value.data if isinstance(value, Tensor) else device.as_array(value, name)
+
+
+def float_arrays(function: str, **values: Any) -> list[np.ndarray]:
+    """Arrays of one floating dtype, float32 or float64."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        array = array_of(value, name)
+        if array.dtype.newbyteorder("=") not in device.FLOATS:
+            raise TypeError(f"{function}: {name} must be float32 or float64, got {array.dtype}")
+        arrays[name] = array
+    dtypes = {array.dtype.newbyteorder("=") for array in arrays.values()}
+    if len(dtypes) > 1:
+        listed = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise TypeError(f"{function}: arrays must have one dtype, got {listed}")
+    return list(arrays.values())
+
+
+def integer(value: Any, name: str, minimum: int) -> int:
+    """An integer of at least ``minimum``; bool and float are refused."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return number
+
+
+def per_axis(value: Any, name: str, minimum: int, axes: int = 2) -> tuple[int, ...]:
+    """One int for all axes, or one for each."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != axes:
+            raise ValueError(f"{name} must be an int or {axes} ints, got {value!r}")
+        return tuple(integer(v, name, minimum) for v in value)
+    try:
+        return (integer(value, name, minimum),) * axes
+    except TypeError:
+        raise TypeError(f"{name} must be an int or {axes} ints, got {value!r}") from None
+
+
+def sides(value: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[Pair, ...]:
+    """Padding as (before, after) per axis, from an int, ints, nested pairs, "same" or "valid"."""
+    axes = len(kernel)
+    if isinstance(value, str):
+        if value == "valid":
+            return ((0, 0),) * axes
+        if value != "same":
+            raise ValueError(f"padding must be 'same', 'valid' or numbers, got {value!r}")
+        if any(s != 1 for s in stride):
+            raise ValueError(f"padding='same' needs stride 1, got stride {stride}")
+        spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((span // 2, span - span // 2) for span in spans)
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in value):
+        if len(value) != axes or not all(isinstance(v, (tuple, list)) and len(v) == 2 for v in value):
+            raise ValueError(f"padding must have a (before, after) pair for each of {axes} axes, got {value!r}")
+        return tuple((integer(v[0], "padding", 0), integer(v[1], "padding", 0)) for v in value)
+    return tuple((v, v) for v in per_axis(value, "padding", 0, axes))
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, so that arguments can be cache keys."""
+    return tuple(frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def activation_code(value: Any) -> int:
+    if value not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or 'relu', got {value!r}")
+    return ACTIVATIONS[value]
+
+
+def check_precision(value: Any) -> str:
+    if value not in PRECISIONS:
+        raise ValueError(f"precision must be 'default' or 'strict', got {value!r}")
+    return str(value)
+
+
+def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tuple[Any, ...]) -> np.ndarray:
+    """An array for the result: ``out`` when it is given and fits, otherwise a new one."""
+    if out is None:
+        return np.empty(shape, dtype.newbyteorder("="))
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out must have shape {shape} and dtype {dtype}, got {out.shape} and {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if any(isinstance(p, Tensor) for p in parents):
+        raise TypeError("out is for arrays; a Tensor's operations make their own results")
+    if any(np.may_share_memory(out, p) for p in parents if isinstance(p, np.ndarray)):
+        raise ValueError("out overlaps an input")
+    # A kernel writes plain rows; a strided out is filled from them at the end, see deliver().
+    return out if device.kernel_array(out) is out else np.empty(shape, dtype.newbyteorder("="))
+
+
+def deliver(result: np.ndarray, out: Any, like: np.ndarray) -> np.ndarray:
+    """The result in the memory format of ``like``, or in the caller's ``out``."""
+    if out is None:
+        return device.like_format(like, result)
+    if out is not result:
+        out[...] = result
+    return out

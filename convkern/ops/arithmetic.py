@@ -1,0 +1,103 @@
+"""Elementwise arithmetic with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..graph import record
+from ..tensor import Tensor
+from . import arguments as arg
+from .shape import cast, sum_to
+
+
+def _operand(value: Any, name: str) -> Any:
+    """A plain array, or a Python number, which takes the other operand's dtype."""
+    return value if isinstance(value, (bool, int, float)) and type(value) is not np.float64 else arg.array_of(value, name)
+
+
+def _fit(gradient: Any, operand: Any) -> Any:
+    """A gradient in the shape and dtype of its operand."""
+    return cast(sum_to(gradient, operand.shape), operand.dtype)
+
+
+def _binary(name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], save: bool) -> Any:
+    aa, ba = _operand(a, "left operand"), _operand(b, "right operand")
+    try:
+        y = np.asarray(compute(aa, ba))
+    except ValueError:
+        raise ValueError(f"{name}: shapes {np.shape(aa)} and {np.shape(ba)} do not broadcast") from None
+
+    def fitted(needs: list[bool], gy: Any, *saved: Any) -> list[Any]:
+        grads = vjp(needs, gy, *saved)
+        return [_fit(g, x) if need else None for g, x, need in zip(grads, (aa, ba), needs, strict=True)]
+
+    return record(name, y, (a, b), fitted, (a, b) if save else ())
+
+
+def add(a: Any, b: Any) -> Any:
+    """a + b."""
+    return _binary("add", np.add, a, b, lambda needs, gy: (gy, gy), save=False)
+
+
+def sub(a: Any, b: Any) -> Any:
+    """a - b."""
+    return _binary("sub", np.subtract, a, b, lambda needs, gy: (gy, -gy if needs[1] else None), save=False)
+
+
+def mul(a: Any, b: Any) -> Any:
+    """a · b."""
+
+    def vjp(needs: list[bool], gy: Any, a: Any, b: Any) -> tuple[Any, Any]:
+        return gy * b if needs[0] else None, gy * a if needs[1] else None
+
+    return _binary("mul", np.multiply, a, b, vjp, save=True)
+
+
+def div(a: Any, b: Any) -> Any:
+    """a / b."""
+
+    def vjp(needs: list[bool], gy: Any, a: Any, b: Any) -> tuple[Any, Any]:
+        return gy / b if needs[0] else None, -gy * a / (b * b) if needs[1] else None
+
+    return _binary("div", np.true_divide, a, b, vjp, save=True)
+
+
+def _unary(name: str, x: Any, y: Any, vjp: Callable[..., Any], saved: tuple[Any, ...]) -> Any:
+    return record(name, np.asarray(y), (x,), lambda needs, gy, *values: [vjp(gy, *values)], saved)
+
+
+def neg(x: Any) -> Any:
+    """-x."""
+    return _unary("neg", x, -arg.array_of(x, "x"), lambda gy: -gy, ())
+
+
+def pow(x: Any, exponent: float) -> Any:
+    """x to the power of a number."""
+    if isinstance(exponent, Tensor) or not np.isscalar(exponent):
+        raise TypeError(f"pow: exponent must be a number, got {type(exponent).__name__}")
+    y = arg.array_of(x, "x") ** exponent
+
+    def vjp(gy: Any, x: Any) -> Any:
+        return gy * (exponent * x ** (exponent - 1)) if exponent != 0 else gy * 0
+
+    return _unary("pow", x, y, vjp, (x,))
+
+
+def exp(x: Any) -> Any:
+    """e to the power of x."""
+    y = np.asarray(np.exp(arg.array_of(x, "x")))
+    return _unary("exp", x, y, lambda gy, y: gy * y, (y,))
+
+
+def log(x: Any) -> Any:
+    """Natural logarithm."""
+    return _unary("log", x, np.log(arg.array_of(x, "x")), lambda gy, x: gy / x, (x,))
+
+
+def sqrt(x: Any) -> Any:
+    """Square root."""
+    y = np.asarray(np.sqrt(arg.array_of(x, "x")))
+    return _unary("sqrt", x, y, lambda gy, y: gy / (2 * y), (y,))

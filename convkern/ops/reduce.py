@@ -1,0 +1,64 @@
+"""Sums, means and maxima along axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..graph import record
+from . import arguments as arg
+from .shape import expand, reshape
+
+
+def _axes(dim: Any, ndim: int) -> tuple[int, ...]:
+    if dim is None:
+        return tuple(range(ndim))
+    axes = dim if isinstance(dim, (tuple, list)) else (dim,)
+    if any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f"dim={dim} does not fit an array of {ndim} axes")
+    return tuple(a % ndim for a in axes)
+
+
+def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with reduced axes of length 1."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def sum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Sum over all elements, or along ``dim`` (an int or several)."""
+    xa = arg.array_of(x, "x")
+    axes = _axes(dim, xa.ndim)
+    y = np.asarray(xa.sum(axis=axes, keepdims=keepdim))
+
+    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+        return [expand(reshape(gy, _kept(xa.shape, axes)), xa.shape)]
+
+    return record("sum", y, (x,), vjp)
+
+
+def mean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Mean over all elements, or along ``dim`` (an int or several)."""
+    xa = arg.array_of(x, "x")
+    count = math.prod(xa.shape[a] for a in _axes(dim, xa.ndim))
+    if count == 0:
+        raise ValueError(f"mean: nothing to average in shape {xa.shape} along dim={dim}")
+    return sum(x, dim, keepdim) / xa.dtype.type(count)
+
+
+def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Largest element, or largest along ``dim``; the gradient goes in equal shares to all that reach it (``amax``)."""
+    xa = arg.array_of(x, "x")
+    axes = _axes(dim, xa.ndim)
+    if 0 in (xa.shape[a] for a in axes):
+        raise ValueError(f"max: nothing to compare in shape {xa.shape} along dim={dim}")
+    top = xa.max(axis=axes, keepdims=True)
+    y = np.asarray(top if keepdim else top.reshape([n for i, n in enumerate(xa.shape) if i not in axes]))
+
+    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+        winners = (xa == top) | ((xa != xa) & (top != top))
+        share = (winners / winners.sum(axis=axes, keepdims=True)).astype(xa.dtype)
+        return [expand(reshape(gy, top.shape), xa.shape) * share]
+
+    return record("max", y, (x,), vjp)

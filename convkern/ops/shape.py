@@ -1,0 +1,146 @@
+"""Operations that move values: reshape, transpose, index, concatenate, broadcast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..graph import record
+from . import arguments as arg
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """The same values in another shape; one size may be -1."""
+    sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+    xa = arg.array_of(x, "x")
+    try:
+        y = xa.reshape(tuple(sizes))
+    except ValueError:
+        raise ValueError(f"reshape: x of shape {xa.shape} does not fit into {tuple(sizes)}") from None
+    return record("reshape", y, (x,), lambda needs, gy: [reshape(gy, xa.shape)])
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Join the axes from ``start_dim`` to ``end_dim`` into one."""
+    shape = arg.array_of(x, "x").shape
+    last = end_dim % max(len(shape), 1)
+    if not shape or start_dim % len(shape) > last:
+        raise ValueError(f"flatten: start_dim={start_dim}, end_dim={end_dim} do not fit shape {shape}")
+    first = start_dim % len(shape)
+    return reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """Permute the axes; reversed by default."""
+    xa = arg.array_of(x, "x")
+    order = tuple(reversed(range(xa.ndim))) if axes is None else tuple(a % xa.ndim for a in axes)
+    if sorted(order) != list(range(xa.ndim)):
+        raise ValueError(f"transpose: axes must name each of {xa.ndim} axes once, got {axes}")
+    back = tuple(int(i) for i in np.argsort(order))
+    return record("transpose", xa.transpose(order), (x,), lambda needs, gy: [transpose(gy, back)])
+
+
+def expand(x: Any, shape: Sequence[int]) -> Any:
+    """Broadcast to ``shape``."""
+    xa = arg.array_of(x, "x")
+    y = np.broadcast_to(xa, tuple(shape))
+    return record("expand", y, (x,), lambda needs, gy: [sum_to(gy, xa.shape)])
+
+
+def sum_to(x: Any, shape: Sequence[int]) -> Any:
+    """Sum over the axes along which ``shape`` was broadcast to x's shape: the reverse of :func:`expand`."""
+    xa = arg.array_of(x, "x")
+    if xa.shape == tuple(shape):
+        return x
+    lead = xa.ndim - len(shape)
+    stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and xa.shape[i + lead] != 1)
+    y = xa.sum(axis=(*range(lead), *stretched), keepdims=True).reshape(tuple(shape))
+    return record("sum_to", y, (x,), lambda needs, gy: [expand(gy, xa.shape)])
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """Convert to another dtype."""
+    xa = arg.array_of(x, "x")
+    if xa.dtype == np.dtype(dtype):
+        return x
+    return record("cast", xa.astype(dtype), (x,), lambda needs, gy: [cast(gy, xa.dtype)])
+
+
+def clone(x: Any) -> Any:
+    """A copy."""
+    return record("clone", arg.array_of(x, "x").copy(), (x,), lambda needs, gy: [gy])
+
+
+def _plain_index(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(_plain_index(i) for i in index)
+    return arg.array_of(index, "index") if hasattr(index, "grad_fn") else index
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(isinstance(p, (int, np.integer, slice)) or p is None or p is Ellipsis for p in parts)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """``x[index]`` with anything that NumPy takes as an index."""
+    xa = arg.array_of(x, "x")
+    index = _plain_index(index)
+    y = np.asarray(xa[index])
+    return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, xa.shape)])
+
+
+def _put(gy: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of ``shape`` with gy added at ``index``; a pixel that was read twice receives twice."""
+    ga = arg.array_of(gy, "gy")
+    gx = np.zeros(shape, ga.dtype)
+    if _is_basic(index):
+        gx[index] = ga
+    else:
+        np.add.at(gx, index, ga)
+    return record("getitem backward", gx, (gy,), lambda needs, ggx: [getitem(ggx, index)])
+
+
+def take_flat(x: Any, indices: np.ndarray) -> Any:
+    """x (…, H, W) read at flat plane positions ``indices`` (…, P, Q)."""
+    xa = arg.array_of(x, "x")
+    planes, reads = xa.reshape(*xa.shape[:-2], -1), indices.reshape(*indices.shape[:-2], -1)
+    y = np.take_along_axis(planes, reads, axis=-1).reshape(indices.shape)
+
+    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+        return [_put_flat(gy, indices, xa.shape)]
+
+    return record("take_flat", y, (x,), vjp)
+
+
+def _put_flat(gy: Any, indices: np.ndarray, shape: tuple[int, ...]) -> Any:
+    ga = arg.array_of(gy, "gy")
+    gx = np.zeros((math.prod(shape[:-2]), shape[-2] * shape[-1]), ga.dtype)
+    reads = indices.reshape(gx.shape[0], -1)
+    np.add.at(gx, (np.arange(gx.shape[0])[:, None], reads), ga.reshape(reads.shape))
+    return record("take_flat backward", gx.reshape(shape), (gy,), lambda needs, ggx: [take_flat(ggx, indices)])
+
+
+def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """Join along an existing axis."""
+    if not tensors:
+        raise ValueError("concatenate: needs at least one array")
+    arrays = [arg.array_of(t, f"tensors[{i}]") for i, t in enumerate(tensors)]
+    try:
+        y = np.concatenate(arrays, axis=dim)
+    except ValueError as error:
+        raise ValueError(f"concatenate along dim={dim}: shapes {[a.shape for a in arrays]} do not fit: {error}") from None
+    ends = np.cumsum([a.shape[dim] for a in arrays]).tolist()
+    axis = dim % y.ndim
+
+    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+        lead = (slice(None),) * axis
+        starts = [0, *ends[:-1]]
+        return [
+            getitem(gy, (*lead, slice(a, b))) if need else None for a, b, need in zip(starts, ends, needs, strict=True)
+        ]
+
+    return record("concatenate", y, tuple(tensors), vjp)

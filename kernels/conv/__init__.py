@@ -1,0 +1,21 @@
+"""Two-dimensional convolution: the table of its rows, tried in this order."""
+
+from __future__ import annotations
+
+from ..variant import Problem, Variant, cpu_only, no_workspace
+from . import cpu_direct
+
+
+def _partial_sums(problem: Problem) -> int:
+    spec = problem.spec
+    parts = cpu_direct.weight_grad_parts(spec)
+    size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * (8 if problem.dtype == "float64" else 4)
+    return 0 if parts == 1 else parts * size
+
+
+VARIANTS = (
+    Variant("direct", "forward", "cpu", cpu_only, cpu_direct.forward, no_workspace, tunables={"K_BLOCK": 4}),
+    Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
+    Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),
+    Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
+)

@@ -1,0 +1,22 @@
+"""The 1x1 convolution: the table of its rows, tried in this order."""
+
+from __future__ import annotations
+
+from ..variant import Problem, Variant, cpu_only, no_workspace
+from . import cpu_blocked
+
+
+def _weight_bytes(problem: Problem) -> int:
+    return problem.spec.k * problem.spec.c * (8 if problem.dtype == "float64" else 4)
+
+
+def _partial_sums(problem: Problem) -> int:
+    parts = cpu_blocked.weight_grad_parts(problem.spec)
+    return 0 if parts == 1 else parts * _weight_bytes(problem)
+
+
+VARIANTS = (
+    Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
+    Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
+    Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
+)

@@ -1,0 +1,13 @@
+"""Two-dimensional pooling: the table of its rows, tried in this order."""
+
+from __future__ import annotations
+
+from ..variant import Variant, cpu_only, no_workspace
+from . import cpu_planes
+
+VARIANTS = (
+    Variant("planes", "max_forward", "cpu", cpu_only, cpu_planes.max_forward, no_workspace, tunables={"PIXELS": 16384}),
+    Variant("planes", "max_backward", "cpu", cpu_only, cpu_planes.max_backward, no_workspace),
+    Variant("planes", "avg_forward", "cpu", cpu_only, cpu_planes.avg_forward, no_workspace),
+    Variant("planes", "avg_backward", "cpu", cpu_only, cpu_planes.avg_backward, no_workspace),
+)

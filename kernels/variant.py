@@ -1,0 +1,62 @@
+"""A row of a kernel table, and the problem that it is asked to solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+CPU_DTYPES = ("float32", "float64")
+
+
+class Problem(NamedTuple):
+    """What one call of an operation needs done, in hashable form."""
+
+    operation: str  # folder: "conv", "pointwise", "pool"
+    direction: str  # "forward", "input_grad", …
+    device: str  # "cpu" or "cuda"
+    dtype: str
+    precision: str  # "default" or "strict"
+    spec: Any  # ConvSpec, PoolSpec, …
+
+
+class Variant(NamedTuple):
+    """One row: an algorithm for one direction of one operation on one device.
+
+    Attributes
+    ----------
+    name : str
+        Unique within the table and direction.
+    refuses : callable
+        ``refuses(problem)`` gives the reason, in words, why the row cannot take the problem; "" when it can.
+    run : callable
+        The kernel, see :mod:`convkern.kernels`.
+    workspace : callable
+        ``workspace(problem)`` gives the bytes of scratch that ``run`` needs.
+    accuracy : str
+        "exact": a plain sum in the array's dtype, inside gamma_n times the sum of magnitudes; otherwise the name of
+        the stated bound.
+    tunables : dict
+        Tile sizes and thresholds, with the host they were measured on.
+    """
+
+    name: str
+    direction: str
+    device: str
+    refuses: Callable[[Problem], str]
+    run: Callable[..., None]
+    workspace: Callable[[Problem], int]
+    accuracy: str = "exact"
+    tunables: dict[str, Any] = {}
+
+
+def no_workspace(problem: Problem) -> int:
+    return 0
+
+
+def cpu_only(problem: Problem) -> str:
+    """The refusal shared by all general CPU rows."""
+    if problem.device != "cpu":
+        return "runs on the CPU only"
+    if problem.dtype not in CPU_DTYPES:
+        return f"takes {' and '.join(CPU_DTYPES)}, not {problem.dtype}"
+    return ""
