@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from .graph import no_grad
 from .tensor import Tensor
 
 
-class GradcheckResult(NamedTuple):
+@dataclass(frozen=True)
+class GradcheckResult:
     """Where the analytic and the numerical gradient differ most; true when they agree everywhere."""
 
     ok: bool

@@ -52,7 +52,7 @@ def no_grad() -> Any:
 class Node:
     """One recorded operation: what it needs to go backward, and where each parent's gradient goes."""
 
-    __slots__ = ("name", "edges", "vjp", "saved", "outputs", "retained", "__weakref__")
+    __slots__ = ("__weakref__", "edges", "name", "outputs", "retained", "saved", "vjp")
 
     def __init__(self, name: str, edges: list[Any], vjp: Vjp, outputs: list[tuple[tuple[int, ...], Any]]) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class Node:
 class _Saved:
     """A saved Tensor without its Node's other results: the array, its version then, and where its gradient goes."""
 
-    __slots__ = ("data", "version", "count", "edge", "requires_grad")
+    __slots__ = ("count", "data", "edge", "requires_grad", "version")
 
     def __init__(self, value: Tensor, edge: Any) -> None:
         self.data = value.data

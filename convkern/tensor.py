@@ -44,7 +44,7 @@ class Tensor:
         Made by the user, not by a recorded operation.
     """
 
-    __slots__ = ("_data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
+    __slots__ = ("__weakref__", "_data", "grad", "grad_fn", "output_index", "requires_grad", "version")
     __array_ufunc__ = None  # NumPy's operators defer to ours
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -157,9 +157,7 @@ class Tensor:
 
     # --- gradients
 
-    def backward(
-        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add the derivative of this Tensor to ``grad`` of every leaf that it was computed from.
 
         Parameters
@@ -176,7 +174,9 @@ class Tensor:
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Switch recording for a leaf, for instance to freeze a parameter."""
         if not self.is_leaf:
-            raise RuntimeError("requires_grad can be changed on leaves only; use detach() for a Tensor that was computed")
+            raise RuntimeError(
+                "requires_grad can be changed on leaves only; use detach() for a Tensor that was computed"
+            )
         if requires_grad and self.dtype not in _device.FLOATS:
             raise TypeError(f"requires_grad needs float32 or float64, got {self.dtype}")
         self.requires_grad = requires_grad
@@ -291,7 +291,7 @@ class Tensor:
         return ops.max(self, dim, keepdim)
 
     def argmax(self, dim: int | None = None) -> np.ndarray:
-        return self._data.argmax(dim)
+        return np.asarray(self._data.argmax(dim))
 
     def reshape(self, *shape: Any) -> Tensor:
         return ops.reshape(self, *shape)

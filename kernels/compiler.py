@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
@@ -24,6 +24,8 @@ from numba.core.ccallback import CFunc
 
 # Sums may be reordered and contracted into FMA; NaN, infinities and signed zeros keep their meaning but for -0 sums.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+_CFunc: Any = CFunc  # Numba annotates a part of itself only
 
 Watcher = Callable[[str, str], None]
 _watchers: list[Watcher] = []
@@ -107,7 +109,7 @@ class _Locator(_CacheLocator):
 
 
 class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+    _locator_classes: ClassVar[list[Any]] = [_Locator]
 
 
 class KernelCache(FunctionCache):
@@ -119,7 +121,9 @@ class KernelCache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # a truncated file can raise nearly anything while it is read
-            warnings.warn(f"a kernel is compiled again, its cache is unreadable: {error!r}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"a kernel is compiled again, its cache is unreadable: {error!r}", RuntimeWarning, stacklevel=2
+            )
             self.flush()
             return None
 
@@ -130,7 +134,7 @@ class KernelCache(FunctionCache):
             warnings.warn(f"a compiled kernel was not kept on disk: {error}", RuntimeWarning, stacklevel=2)
 
 
-class CachedCFunc(CFunc):
+class CachedCFunc(_CFunc):
     """A C entry point kept in our cache, which reports when it has to be compiled."""
 
     def enable_caching(self) -> None:

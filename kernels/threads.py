@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types, typeof
+from numba import typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -44,26 +44,26 @@ def _cell(builder: Any, address: Any) -> Any:
 
 
 @intrinsic
-def fetch_add(typingctx, address, increment):  # type: ignore[no-untyped-def]
+def fetch_add(typingctx, address, increment):
     """Add atomically to the int64 at ``address`` and give what was there before."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.atomic_rmw("add", _cell(builder, args[0]), args[1], "seq_cst")
 
     return types.int64(types.uintp, types.int64), codegen
 
 
 @intrinsic
-def atomic_load(typingctx, address):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def atomic_load(typingctx, address):
+    def codegen(context, builder, signature, args):
         return builder.load_atomic(_cell(builder, args[0]), "seq_cst", 8)
 
     return types.int64(types.uintp), codegen
 
 
 @intrinsic
-def atomic_store(typingctx, address, value):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def atomic_store(typingctx, address, value):
+    def codegen(context, builder, signature, args):
         builder.store_atomic(args[1], _cell(builder, args[0]), "seq_cst", 8)
         return context.get_dummy_value()
 
@@ -71,10 +71,10 @@ def atomic_store(typingctx, address, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pause(typingctx):  # type: ignore[no-untyped-def]
+def pause(typingctx):
     """Tell the core that this is a waiting loop."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         triple = binding.get_process_triple()
         if triple.startswith(("x86_64", "i686")):
             hint = ir.FunctionType(ir.VoidType(), [])
@@ -89,10 +89,10 @@ def pause(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def call_entry(typingctx, entry, mailbox, worker, block):  # type: ignore[no-untyped-def]
+def call_entry(typingctx, entry, mailbox, worker, block):
     """Call the C entry point at an address."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         function = ir.FunctionType(ir.VoidType(), [_I64] * 3).as_pointer()
         builder.call(builder.inttoptr(args[0], function), args[1:])
         return context.get_dummy_value()
@@ -101,10 +101,10 @@ def call_entry(typingctx, entry, mailbox, worker, block):  # type: ignore[no-unt
 
 
 @intrinsic
-def put_arguments(typingctx, block, arguments):  # type: ignore[no-untyped-def]
+def put_arguments(typingctx, block, arguments):
     """Store a tuple of kernel arguments at an address; the caller keeps the arrays alive."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()), align=8)
         return context.get_dummy_value()
 
@@ -115,8 +115,8 @@ def _argument_reader(tuple_type: Any) -> Any:
     """An intrinsic that loads a tuple of this type from an address."""
 
     @intrinsic
-    def arguments_at(typingctx, block):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def arguments_at(typingctx, block):
+        def codegen(context, builder, signature, args):
             pointer = builder.inttoptr(args[0], context.get_value_type(tuple_type).as_pointer())
             value = builder.load(pointer, align=8)
             context.nrt.incref(builder, tuple_type, value)  # Numba drops one reference when the caller ends
@@ -127,8 +127,8 @@ def _argument_reader(tuple_type: Any) -> Any:
     return arguments_at
 
 
-def _post(mailbox, jobs, limit, entry, block, *arguments):  # type: ignore[no-untyped-def]
-    """Open the loop to the helpers if ``limit`` > 1, do jobs until none is left, close it; False: a helper still works."""
+def _post(mailbox, jobs, limit, entry, block, *arguments):
+    """Open the loop to the helpers if ``limit`` > 1, work until no job is left, close it; False: a helper still works."""
     put_arguments(block, arguments)
     atomic_store(mailbox + NEXT, 0)
     atomic_store(mailbox + JOBS, jobs)
@@ -145,7 +145,7 @@ def _post(mailbox, jobs, limit, entry, block, *arguments):  # type: ignore[no-un
 
 
 @compiler.helper
-def _finished(mailbox):  # type: ignore[no-untyped-def]
+def _finished(mailbox):
     for _ in range(4 * SPINS):
         if atomic_load(mailbox + USERS) == 0:
             return True
@@ -153,7 +153,7 @@ def _finished(mailbox):  # type: ignore[no-untyped-def]
     return False
 
 
-def _serve(mailbox, worker):  # type: ignore[no-untyped-def]
+def _serve(mailbox, worker):
     """Help with every loop that opens, until none has opened for SPINS pauses."""
     idle = 0
     while idle < SPINS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 CPU_DTYPES = ("float32", "float64")
@@ -46,7 +47,7 @@ class Variant(NamedTuple):
     run: Callable[..., None]
     workspace: Callable[[Problem], int]
     accuracy: str = "exact"
-    tunables: dict[str, Any] = {}
+    tunables: Mapping[str, Any] = MappingProxyType({})
 
 
 def no_workspace(problem: Problem) -> int:

@@ -11,6 +11,6 @@
 
 from .datasets import NAMES, SPLITS, Dataset, channel_stats, load
 from .loader import DataLoader
-from .random import rng
+from ..random import rng
 
 __all__ = ["NAMES", "SPLITS", "DataLoader", "Dataset", "channel_stats", "load", "rng"]

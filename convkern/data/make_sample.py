@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .idx import read_idx, write_idx
-from .random import DRAW_SAMPLE, rng
+from ..random import DRAW_SAMPLE, rng
 
 SEED = 2017
 CLASSES = 10

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..graph import record
-from ..tensor import Tensor
 from . import arguments as arg
 from .shape import cast, sum_to
 
 
 def _operand(value: Any, name: str) -> Any:
     """A plain array, or a Python number, which takes the other operand's dtype."""
-    return value if isinstance(value, (bool, int, float)) and type(value) is not np.float64 else arg.array_of(value, name)
+    return (
+        value if isinstance(value, (bool, int, float)) and type(value) is not np.float64 else arg.array_of(value, name)
+    )
 
 
 def _fit(gradient: Any, operand: Any) -> Any:
@@ -76,7 +77,7 @@ def neg(x: Any) -> Any:
 
 def pow(x: Any, exponent: float) -> Any:
     """x to the power of a number."""
-    if isinstance(exponent, Tensor) or not np.isscalar(exponent):
+    if not isinstance(exponent, (int, float, np.number)):
         raise TypeError(f"pow: exponent must be a number, got {type(exponent).__name__}")
     y = arg.array_of(x, "x") ** exponent
 

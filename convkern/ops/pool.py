@@ -52,9 +52,8 @@ def pool_spec(
                 f"input's {name} {size[axis]} with padding {pads[axis]}"
             )
         out.append(positions)
-    return PoolSpec(
-        n, c, tuple(size), kernel, strides, pads, dilations, tuple(out), int(bool(count_include_pad)), divisor  # type: ignore[arg-type]
-    )
+    include = int(bool(count_include_pad))
+    return PoolSpec(n, c, tuple(size), kernel, strides, pads, dilations, tuple(out), include, divisor)  # type: ignore[arg-type]
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: PoolSpec) -> Problem:

@@ -132,7 +132,9 @@ def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
     try:
         y = np.concatenate(arrays, axis=dim)
     except ValueError as error:
-        raise ValueError(f"concatenate along dim={dim}: shapes {[a.shape for a in arrays]} do not fit: {error}") from None
+        raise ValueError(
+            f"concatenate along dim={dim}: shapes {[a.shape for a in arrays]} do not fit: {error}"
+        ) from None
     ends = np.cumsum([a.shape[dim] for a in arrays]).tolist()
     axis = dim % y.ndim
 

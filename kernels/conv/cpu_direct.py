@@ -20,7 +20,7 @@ PARTS = 32  # weight gradient: jobs wanted before the batch is cut into partial 
 
 
 @helper
-def inside(tap, stride, size, out):  # type: ignore[no-untyped-def]
+def inside(tap, stride, size, out):
     """First and one-past-last output position p with 0 <= p * stride + tap < size."""
     first = 0 if tap >= 0 else (-tap + stride - 1) // stride
     room = size - 1 - tap
@@ -29,7 +29,7 @@ def inside(tap, stride, size, out):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _forward(job, worker, x, w, bias, spec, y):  # type: ignore[no-untyped-def]
+def _forward(job, worker, x, w, bias, spec, y):
     cg, kg = spec.c // spec.groups, spec.k // spec.groups
     r_taps, s_taps = spec.kernel
     sh, sw = spec.stride
@@ -89,7 +89,7 @@ def forward(
 
 
 @parallel
-def _input_grad(job, worker, gy, w, spec, gx):  # type: ignore[no-untyped-def]
+def _input_grad(job, worker, gy, w, spec, gx):
     cg, kg = spec.c // spec.groups, spec.k // spec.groups
     r_taps, s_taps = spec.kernel
     sh, sw = spec.stride
@@ -126,7 +126,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 
 @parallel
-def _weight_grad(job, worker, x, gy, spec, parts, gw):  # type: ignore[no-untyped-def]
+def _weight_grad(job, worker, x, gy, spec, parts, gw):
     # gw (parts, K, C/groups, R, S): the sum over some images each
     cg, kg = spec.c // spec.groups, spec.k // spec.groups
     sh, sw = spec.stride
@@ -156,7 +156,7 @@ def _weight_grad(job, worker, x, gy, spec, parts, gw):  # type: ignore[no-untype
 
 
 @parallel
-def _add_parts(job, worker, parts, out):  # type: ignore[no-untyped-def]
+def _add_parts(job, worker, parts, out):
     out[job] = parts[0, job]
     for part in range(1, parts.shape[0]):
         out[job] += parts[part, job]
@@ -181,7 +181,7 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 
 
 @parallel
-def _bias_grad(job, worker, gy, gb):  # type: ignore[no-untyped-def]
+def _bias_grad(job, worker, gy, gb):
     total = gb.dtype.type(0)
     for n in range(gy.shape[0]):
         image = gb.dtype.type(0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..spec import ConvSpec, Sides
+from ..spec import ConvSpec, Pair, Sides
 
 
 def pad(x: np.ndarray, padding: Sides) -> np.ndarray:
@@ -61,13 +61,13 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     # (K, C/groups, R, S) -> (C, K/groups, R, S): what was summed over now is what is produced
     turned = rot180(w).reshape(spec.groups, kg, cg, *spec.kernel).swapaxes(1, 2).reshape(spec.c, kg, *spec.kernel)
     z = spread(gy, spec.stride)
-    sides = []
+    sides: list[Pair] = []
     for axis in range(2):
         span = spec.dilation[axis] * (spec.kernel[axis] - 1)
         before = span - spec.padding[axis][0]
         sides.append((before, spec.size[axis] + span - before - z.shape[2 + axis]))
     full = spec._replace(
-        c=spec.k, k=spec.c, size=z.shape[2:], stride=(1, 1), padding=tuple(sides), out=spec.size, activation=0
+        c=spec.k, k=spec.c, size=z.shape[2:], stride=(1, 1), padding=(sides[0], sides[1]), out=spec.size, activation=0
     )
     return forward(z, turned, None, full)
 

@@ -19,7 +19,7 @@ PARTS = 32  # weight gradient: jobs wanted before the batch is cut into partial 
 
 
 @parallel
-def _forward(job, worker, x, w, bias, spec, y):  # type: ignore[no-untyped-def]
+def _forward(job, worker, x, w, bias, spec, y):
     blocks = (spec.pixels + PIXELS - 1) // PIXELS
     n, first = job // blocks, job % blocks * PIXELS
     last = min(first + PIXELS, spec.pixels)
@@ -67,7 +67,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: PointwiseSpec, workspace: np
 
 
 @parallel
-def _weight_grad(job, worker, x, gy, spec, parts, gw):  # type: ignore[no-untyped-def]
+def _weight_grad(job, worker, x, gy, spec, parts, gw):
     # gw (parts, K, C): the sum over some images each
     part, k = job // spec.k, job % spec.k
     for c in range(spec.c):
@@ -82,7 +82,7 @@ def _weight_grad(job, worker, x, gy, spec, parts, gw):  # type: ignore[no-untype
 
 
 @parallel
-def _add_parts(job, worker, parts, out):  # type: ignore[no-untyped-def]
+def _add_parts(job, worker, parts, out):
     out[job] = parts[0, job]
     for part in range(1, parts.shape[0]):
         out[job] += parts[part, job]

@@ -26,7 +26,7 @@ def _jobs(spec: PoolSpec) -> int:
 
 
 @helper
-def window(position, axis, spec):  # type: ignore[no-untyped-def]
+def window(position, axis, spec):
     """First and one-past-last coordinate of a window inside the input; steps of the dilation between."""
     start = position * spec.stride[axis] - spec.padding[axis][0]
     step = spec.dilation[axis]
@@ -37,7 +37,7 @@ def window(position, axis, spec):  # type: ignore[no-untyped-def]
 
 
 @helper
-def divisor(p, q, spec):  # type: ignore[no-untyped-def]
+def divisor(p, q, spec):
     if spec.divisor:
         return spec.divisor
     if not spec.count_include_pad:
@@ -52,7 +52,7 @@ def divisor(p, q, spec):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _max_forward(job, worker, x, spec, planes, indices, y):  # type: ignore[no-untyped-def]
+def _max_forward(job, worker, x, spec, planes, indices, y):
     # x (N*C, H, W), y and indices (N*C, P, Q)
     for plane in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         for p in range(spec.out[0]):
@@ -75,13 +75,11 @@ def max_forward(x: np.ndarray, spec: PoolSpec, workspace: np.ndarray, indices: n
     """The largest value of each window, and its flat position in the input plane."""
     flat = (spec.n * spec.c, *spec.out)
     planes = planes_per_job(spec)
-    _max_forward(
-        _jobs(spec), x.reshape(flat[0], *spec.size), spec, planes, indices.reshape(flat), out.reshape(flat)
-    )
+    _max_forward(_jobs(spec), x.reshape(flat[0], *spec.size), spec, planes, indices.reshape(flat), out.reshape(flat))
 
 
 @parallel
-def _max_backward(job, worker, gy, indices, spec, planes, gx):  # type: ignore[no-untyped-def]
+def _max_backward(job, worker, gy, indices, spec, planes, gx):
     # gy and indices (N*C, P*Q), gx (N*C, H*W)
     for plane in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         gx[plane, :] = 0
@@ -97,7 +95,7 @@ def max_backward(gy: np.ndarray, indices: np.ndarray, spec: PoolSpec, workspace:
 
 
 @parallel
-def _avg_forward(job, worker, x, spec, planes, y):  # type: ignore[no-untyped-def]
+def _avg_forward(job, worker, x, spec, planes, y):
     for plane in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         for p in range(spec.out[0]):
             h0, h1 = window(p, 0, spec)
@@ -113,13 +111,11 @@ def _avg_forward(job, worker, x, spec, planes, y):  # type: ignore[no-untyped-de
 def avg_forward(x: np.ndarray, spec: PoolSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """The mean of each window."""
     planes = spec.n * spec.c
-    _avg_forward(
-        _jobs(spec), x.reshape(planes, *spec.size), spec, planes_per_job(spec), out.reshape(planes, *spec.out)
-    )
+    _avg_forward(_jobs(spec), x.reshape(planes, *spec.size), spec, planes_per_job(spec), out.reshape(planes, *spec.out))
 
 
 @parallel
-def _avg_backward(job, worker, gy, spec, planes, gx):  # type: ignore[no-untyped-def]
+def _avg_backward(job, worker, gy, spec, planes, gx):
     for plane in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         gx[plane, :, :] = 0
         for p in range(spec.out[0]):

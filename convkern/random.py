@@ -9,6 +9,7 @@ import numpy as np
 #: First key of every stream: what the numbers are for. A number is given once and never used for anything else.
 SHUFFLE = 0
 DRAW_SAMPLE = 1
+INITIALISE = 2
 
 _MAX_KEYS = 3
 _LIMIT = 2**64

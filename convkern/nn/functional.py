@@ -1,0 +1,27 @@
+"""The operations under the name that PyTorch users look for them."""
+
+from ..ops import (
+    avg_pool2d,
+    conv2d,
+    cross_entropy,
+    linear,
+    log_softmax,
+    max_pool2d,
+    relu,
+    sigmoid,
+    softmax,
+    tanh,
+)
+
+__all__ = [
+    "avg_pool2d",
+    "conv2d",
+    "cross_entropy",
+    "linear",
+    "log_softmax",
+    "max_pool2d",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "tanh",
+]

@@ -1,0 +1,240 @@
+"""Module: a function with parameters, made of other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import device as _device
+from ..tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A Tensor that belongs to a Module and is trained."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad)
+
+
+class HookHandle:
+    """Takes a hook off again."""
+
+    def __init__(self, hooks: dict[int, Any], key: int) -> None:
+        self._hooks, self._key = hooks, key
+
+    def remove(self) -> None:
+        self._hooks.pop(self._key, None)
+
+
+class Module:
+    """Base of all layers and models: assign Parameters and Modules as attributes, write ``forward``."""
+
+    training: bool
+
+    def __init__(self) -> None:
+        self.__dict__.update(_parameters={}, _modules={}, _buffers={}, _hooks={}, training=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
+        for registry, kind in ((self._parameters, Parameter), (self._modules, Module)):
+            registry.pop(name, None)
+            if isinstance(value, kind):
+                self.__dict__.pop(name, None)
+                registry[name] = value
+                return
+        if name in self._buffers:
+            self._buffers[name] = value
+            return
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        for registry in ("_parameters", "_modules", "_buffers"):
+            if name in self.__dict__.get(registry, ()):
+                return self.__dict__[registry][name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        for registry in (self._parameters, self._modules, self._buffers):
+            if registry.pop(name, None) is not None:
+                return
+        object.__delattr__(self, name)
+
+    def register_buffer(self, name: str, value: np.ndarray) -> None:
+        """Keep an array that is saved with the parameters but not trained."""
+        self._buffers[name] = value
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the result; every Module defines its own."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.forward(*args, **kwargs)
+        for hook in tuple(self._hooks.values()):
+            replaced = hook(self, args, result)
+            if replaced is not None:
+                result = replaced
+        return result
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> HookHandle:
+        """Call ``hook(module, args, result)`` after every forward; what it gives, unless None, replaces the result."""
+        key = max(self._hooks, default=-1) + 1
+        self._hooks[key] = hook
+        return HookHandle(self._hooks, key)
+
+    # --- what it is made of
+
+    def children(self) -> Iterator[Module]:
+        """The direct members."""
+        yield from self._modules.values()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, with dotted names; each once."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [(prefix, self)]
+        while stack:
+            name, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield name, module
+            members = [(f"{name}.{n}" if name else n, m) for n, m in module._modules.items()]
+            stack.extend(reversed(members))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        for _, module in self.named_modules():
+            yield module
+
+    def _named(self, registry: str) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in module.__dict__[registry].items():
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names; a shared one once."""
+        yield from self._named("_parameters")
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_buffers(self) -> Iterator[tuple[str, np.ndarray]]:
+        """All buffers with dotted names."""
+        yield from self._named("_buffers")
+
+    def buffers(self) -> Iterator[np.ndarray]:
+        """All buffers."""
+        for _, buffer in self.named_buffers():
+            yield buffer
+
+    # --- what state it is in
+
+    def train(self, mode: bool = True) -> Module:
+        """Switch everything below to training (or evaluation) behaviour."""
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self) -> Module:
+        """Switch everything below to evaluation behaviour."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Freeze or unfreeze all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, dtype_or_device: Any) -> Module:
+        """Convert all floating parameters and buffers to a dtype, or move to a device ("auto", "cpu" or "cuda")."""
+        if isinstance(dtype_or_device, str) and dtype_or_device in ("auto", "cpu", "cuda"):
+            _device.check(dtype_or_device)
+            return self
+        dtype = np.dtype(dtype_or_device)
+        if dtype not in _device.FLOATS:
+            raise TypeError(f"to: parameters are float32 or float64, got {dtype}")
+        for parameter in self.parameters():
+            parameter.data = parameter.data.astype(dtype)
+            parameter.grad = None
+        for module in self.modules():
+            for name, value in module._buffers.items():
+                if value.dtype in _device.FLOATS:
+                    module._buffers[name] = value.astype(dtype)
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers by their dotted names."""
+        named = {name: p.data.copy() for name, p in self.named_parameters()}
+        named.update((name, b.copy()) for name, b in self.named_buffers())
+        return named
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Overwrite all parameters and buffers.
+
+        Raises
+        ------
+        ValueError
+            Naming everything that is missing, unexpected or of another shape; nothing is changed then.
+        """
+        targets: dict[str, np.ndarray] = {name: p.data for name, p in self.named_parameters()}
+        targets.update(self.named_buffers())
+        wrong = [f"missing {name}" for name in targets if name not in state]
+        wrong += [f"unexpected {name}" for name in state if name not in targets]
+        arrays = {name: _device.as_array(_plain(state[name]), name) for name in targets if name in state}
+        wrong += [
+            f"{name} has shape {array.shape}, expected {targets[name].shape}"
+            for name, array in arrays.items()
+            if array.shape != targets[name].shape
+        ]
+        if wrong:
+            raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(wrong)}")
+        for name, array in arrays.items():
+            targets[name][...] = array
+        for parameter in self.parameters():
+            parameter.mark_changed()
+
+    def extra_repr(self) -> str:
+        """What ``repr`` says about this module's options."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  ({name}): {repr(module).replace(chr(10), chr(10) + '  ')}" for name, module in self._modules.items()
+        ]
+        head = f"{type(self).__name__}({self.extra_repr()}"
+        return "\n".join([head, *lines, ")"]) if lines else f"{head})"
+
+    def summary(self, input_shape: tuple[int, ...]) -> Any:
+        """Layer by layer: output shape, parameters, multiply-adds.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            One image (C, H, W), or a batch (N, C, H, W).
+
+        Returns
+        -------
+        convkern.nn.summary.Summary
+            Prints as a table.
+        """
+        from .summary import summarize
+
+        return summarize(self, input_shape)
+
+
+def _plain(value: Any) -> Any:
+    return value.data if isinstance(value, Tensor) else value

@@ -1,0 +1,125 @@
+"""What all optimizers share: parameter groups, state and its saving."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..tensor import Tensor
+
+
+def check_range(name: str, value: Any, low: float, high: float = np.inf, open_high: bool = False) -> float:
+    """A finite number in the range; ``name`` is named in the message."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    below = value < high if open_high else value <= high
+    if not (np.isfinite(value) and low <= value and below):
+        upper = "" if high == np.inf else f" and {'below' if open_high else 'at most'} {high:g}"
+        raise ValueError(f"{name} must be at least {low:g}{upper}, got {value!r}")
+    return float(value)
+
+
+class Optimizer:
+    """Base of all optimizers: a subclass checks its options and updates one parameter.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, or of dict
+        The parameters; dicts are groups with ``"params"`` and options of their own.
+    defaults : dict
+        Options of groups that do not set them.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        name = type(self).__name__
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{name}: params must not be empty")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
+        seen: set[int] = set()
+        for given in groups:
+            unknown = set(given) - {"params", *defaults}
+            if unknown:
+                raise ValueError(f"{name}: a parameter group has unknown options {sorted(unknown)}")
+            members = list(given["params"])
+            for p in members:
+                if not isinstance(p, Tensor) or not p.is_leaf:
+                    raise TypeError(f"{name}: params must be leaf Tensors, got {type(p).__name__}")
+                if id(p) in seen:
+                    raise ValueError(f"{name}: a parameter appears twice")
+                seen.add(id(p))
+            group = {**defaults, **given, "params": members}
+            self.check(group)
+            self.param_groups.append(group)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise if an option of a group is out of range."""
+        raise NotImplementedError
+
+    def update(self, parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change one parameter in place."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        position = 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p.data, p.grad.data, self.state.setdefault(position, {}), group)
+                    p.mark_changed()
+                position += 1
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all options and of each parameter's state, with parameters as numbers."""
+        groups, position = [], 0
+        for group in self.param_groups:
+            count = len(group["params"])
+            options = {k: v for k, v in group.items() if k != "params"}
+            groups.append({**options, "params": list(range(position, position + count))})
+            position += count
+        return {"state": copy.deepcopy(self.state), "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up options and state again.
+
+        Raises
+        ------
+        ValueError
+            If the groups, the options or the shapes of the state do not fit; nothing is changed then.
+        """
+        name = type(self).__name__
+        groups = state_dict["param_groups"]
+        mine = [len(group["params"]) for group in self.param_groups]
+        theirs = [len(group["params"]) for group in groups]
+        if mine != theirs:
+            raise ValueError(f"{name}: the state has parameter groups of {theirs} parameters, expected {mine}")
+        loaded = []
+        for group, given in zip(self.param_groups, groups, strict=True):
+            if set(group) != set(given):
+                raise ValueError(f"{name}: the state has options {sorted(given)}, expected {sorted(group)}")
+            loaded.append({**given, "params": group["params"]})
+            self.check(loaded[-1])
+        flat = [p for group in self.param_groups for p in group["params"]]
+        state = {int(i): copy.deepcopy(dict(values)) for i, values in state_dict["state"].items()}
+        for i, values in state.items():
+            if not 0 <= i < len(flat):
+                raise ValueError(f"{name}: the state is for parameter {i}, there are {len(flat)}")
+            for key, value in values.items():
+                if isinstance(value, np.ndarray) and value.ndim and value.shape != flat[i].shape:
+                    raise ValueError(
+                        f"{name}: {key} of parameter {i} has shape {value.shape}, expected {flat[i].shape}"
+                    )
+        self.param_groups, self.state = loaded, state
