@@ -46,7 +46,7 @@ class ConvSpec(NamedTuple):
 
 
 class PoolSpec(NamedTuple):
-    """One two-dimensional pooling: x (N, C, H, W), y (N, C, P, Q)."""
+    """One two-dimensional pooling: x (N, C, H, W), y (N, C, P, Q); every window holds at least one pixel of x."""
 
     n: int
     c: int
@@ -85,6 +85,15 @@ class PointwiseSpec(NamedTuple):
 def reach(kernel: int, dilation: int) -> int:
     """Pixels that a dilated kernel spans along one axis."""
     return dilation * (kernel - 1) + 1
+
+
+def empty_window(size: int, kernel: int, stride: int, before: int, dilation: int, out: int) -> int | None:
+    """The first window position whose taps all lie in the padding; None when every window holds a pixel."""
+    for position in range(out):
+        start = position * stride - before
+        if not any(0 <= start + i * dilation < size for i in range(kernel)):
+            return position
+    return None
 
 
 def output_size(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import kernel_array
 from ..graph import record
-from ..kernels.spec import PoolSpec, output_size, reach
+from ..kernels.spec import PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute
 from . import arguments as arg
@@ -50,6 +50,12 @@ def pool_spec(
             raise ValueError(
                 f"{function}: the window's {name} {kernel[axis]} (dilation {dilations[axis]}) does not fit into the "
                 f"input's {name} {size[axis]} with padding {pads[axis]}"
+            )
+        window = empty_window(size[axis], kernel[axis], strides[axis], pads[axis][0], dilations[axis], positions)
+        if window is not None:
+            raise ValueError(
+                f"{function}: window {window} along the {name} lies wholly in the padding: {name} {size[axis]}, "
+                f"kernel_size {kernel[axis]}, dilation {dilations[axis]}, padding {pads[axis]}"
             )
         out.append(positions)
     include = int(bool(count_include_pad))

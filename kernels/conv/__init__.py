@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct
+from . import cpu_direct, cpu_tiled
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -14,6 +14,8 @@ def _partial_sums(problem: Problem) -> int:
 
 
 VARIANTS = (
+    Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
+    Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("direct", "forward", "cpu", cpu_only, cpu_direct.forward, no_workspace, tunables={"K_BLOCK": 4}),
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),

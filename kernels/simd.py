@@ -1,0 +1,260 @@
+"""The CPU vector type: register tiles that kernels load, multiply and store.
+
+Numba vectorises simple loops, but it cannot keep a block of sums in registers across a loop. A ``Tile`` can: it is a value
+of rows x columns hardware vectors, which LLVM keeps in registers as long as they fit. A kernel reads like the algorithm::
+
+    tile = zero_tile(y, ROWS, COLUMNS)
+    for t in range(taps):
+        tile = add_outer(tile, w, t * ROWS, x, offsets[t])    # tile[i, j] += w[t * ROWS + i] * x[offsets[t] + j]
+    store_tile(y, first, row_stride, tile)
+
+Arrays are flat positions: ``x, i`` is the element i of x in memory, whatever x's shape. Vectors need no alignment. The
+functions whose names end in ``_part`` touch only the first ``count`` of a tile's columns in memory.
+
+The number of lanes comes from the host's features (512-bit, 256-bit or 128-bit registers). CONVKERN_VECTOR_BITS forces it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic, models, register_model
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def host_features() -> dict[str, bool]:
+    """CPU features that Numba compiles for: the host's, or those forced through NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    if config.CPU_NAME in (None, "", "host") and config.CPU_FEATURES is None:
+        return dict(binding.get_host_cpu_features())
+    listed = (config.CPU_FEATURES or "").split(",")
+    return {feature[1:]: True for feature in listed if feature.startswith("+")}
+
+
+def _vector_bits() -> int:
+    forced = os.environ.get("CONVKERN_VECTOR_BITS")
+    if forced:
+        if forced not in ("128", "256", "512"):
+            raise ValueError(f"CONVKERN_VECTOR_BITS must be 128, 256 or 512, got {forced!r}")
+        return int(forced)
+    features = host_features()
+    if features.get("avx512f"):
+        return 512
+    return 256 if features.get("avx2") and features.get("fma") else 128
+
+
+VECTOR_BITS = _vector_bits()
+REGISTERS = 32 if VECTOR_BITS == 512 or binding.get_process_triple().startswith(("aarch64", "arm64")) else 16
+HAS_FMA = bool(host_features().get("fma") or host_features().get("neon"))
+
+
+class Tile(types.Type):
+    """rows x columns vectors of one floating type."""
+
+    def __init__(self, dtype: Any, rows: int, columns: int) -> None:
+        self.dtype, self.rows, self.columns = dtype, rows, columns
+        self.lanes = VECTOR_BITS // dtype.bitwidth
+        super().__init__(f"Tile({dtype}, {rows}, {columns}, {self.lanes})")
+
+    @property
+    def element(self) -> ir.Type:
+        return ir.FloatType() if self.dtype.bitwidth == 32 else ir.DoubleType()
+
+    @property
+    def vector(self) -> ir.VectorType:
+        return ir.VectorType(self.element, self.lanes)
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Tile) -> None:
+        super().__init__(manager, kind, ir.ArrayType(kind.vector, kind.rows * kind.columns))
+
+
+def _literal(kind: Any) -> int:
+    if not isinstance(kind, types.IntegerLiteral):
+        raise TypeError("the rows and columns of a tile are compile-time constants")
+    return int(kind.literal_value)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [offset], inbounds=False)
+
+
+def _load(builder: Any, address: Any, kind: Tile) -> Any:
+    value = builder.load(builder.bitcast(address, kind.vector.as_pointer()))
+    value.align = kind.dtype.bitwidth // 8
+    return value
+
+
+def _store(builder: Any, value: Any, address: Any, kind: Tile) -> None:
+    stored = builder.store(value, builder.bitcast(address, kind.vector.as_pointer()))
+    stored.align = kind.dtype.bitwidth // 8
+
+
+def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    vector = ir.VectorType(scalar.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), None))
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    # Without FMA hardware llvm.fma calls a library routine for every lane; fmuladd then is a product and a sum.
+    lanes, letter = a.type.count, "f32" if isinstance(a.type.element, ir.FloatType) else "f64"
+    name = f"llvm.{'fma' if HAS_FMA else 'fmuladd'}.v{lanes}{letter}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def _mask(builder: Any, count: Any, column: int, kind: Tile) -> Any:
+    """Lanes of a column that lie before ``count``."""
+    numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), [column * kind.lanes + i for i in range(kind.lanes)])
+    return builder.icmp_signed("<", numbers, _splat(builder, count, kind.lanes))
+
+
+def _masked_name(what: str, kind: Tile) -> str:
+    letter = "f32" if kind.dtype.bitwidth == 32 else "f64"
+    return f"llvm.masked.{what}.v{kind.lanes}{letter}.p0"
+
+
+def _masked_load(builder: Any, address: Any, mask: Any, kind: Tile) -> Any:
+    pointer = builder.bitcast(address, kind.vector.as_pointer())
+    signature = ir.FunctionType(kind.vector, [pointer.type, _I32, mask.type, kind.vector])
+    name = _masked_name("load", kind) + f"v{kind.lanes}{'f32' if kind.dtype.bitwidth == 32 else 'f64'}"
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    align = ir.Constant(_I32, kind.dtype.bitwidth // 8)
+    return builder.call(function, [pointer, align, mask, ir.Constant(kind.vector, None)])
+
+
+def _masked_store(builder: Any, value: Any, address: Any, mask: Any, kind: Tile) -> None:
+    pointer = builder.bitcast(address, kind.vector.as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [kind.vector, pointer.type, _I32, mask.type])
+    name = _masked_name("store", kind) + f"v{kind.lanes}{'f32' if kind.dtype.bitwidth == 32 else 'f64'}"
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    builder.call(function, [value, pointer, ir.Constant(_I32, kind.dtype.bitwidth // 8), mask])
+
+
+def _moved(builder: Any, offset: Any, elements: int) -> Any:
+    return builder.add(offset, ir.Constant(_I64, elements))
+
+
+@intrinsic(prefer_literal=True)
+def zero_tile(typingctx, like, rows, columns):
+    """A tile of zeros of ``like``'s dtype."""
+    kind = Tile(like.dtype, _literal(rows), _literal(columns))
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(kind), None)
+
+    return kind(like, rows, columns), codegen
+
+
+@intrinsic
+def add_outer(typingctx, tile, a, a_offset, b, b_offset):
+    """tile[i, j] + a[a_offset + i] * b[b_offset + j], over all rows i and all lanes j of the columns."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, bv, bo = args
+        columns = [
+            _load(builder, _address(context, builder, b, bv, _moved(builder, bo, j * tile.lanes)), tile)
+            for j in range(tile.columns)
+        ]
+        for i in range(tile.rows):
+            scalar = builder.load(_address(context, builder, a, av, _moved(builder, ao, i)))
+            row = _splat(builder, scalar, tile.lanes)
+            for j, column in enumerate(columns):
+                n = i * tile.columns + j
+                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, b, types.int64), codegen
+
+
+@intrinsic
+def add_outer_part(typingctx, tile, a, a_offset, b, b_offset, count):
+    """As add_outer, reading only b[b_offset] … b[b_offset + count - 1]; the other columns stay."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, bv, bo, number = args
+        columns = []
+        for j in range(tile.columns):
+            address = _address(context, builder, b, bv, _moved(builder, bo, j * tile.lanes))
+            columns.append(_masked_load(builder, address, _mask(builder, number, j, tile), tile))
+        for i in range(tile.rows):
+            scalar = builder.load(_address(context, builder, a, av, _moved(builder, ao, i)))
+            row = _splat(builder, scalar, tile.lanes)
+            for j, column in enumerate(columns):
+                n = i * tile.columns + j
+                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, b, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_tile(typingctx, y, offset, stride, rows, columns):
+    """The tile at y[offset], rows ``stride`` elements apart."""
+    kind = Tile(y.dtype, _literal(rows), _literal(columns))
+
+    def codegen(context, builder, signature, args):
+        yv, start, step = args[:3]
+        value = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        for i in range(kind.rows):
+            for j in range(kind.columns):
+                address = _address(context, builder, y, yv, _moved(builder, start, j * kind.lanes))
+                value = builder.insert_value(value, _load(builder, address, kind), i * kind.columns + j)
+            start = builder.add(start, step)
+        return value
+
+    return kind(y, types.int64, types.int64, rows, columns), codegen
+
+
+@intrinsic
+def store_tile(typingctx, y, offset, stride, tile):
+    """Write a tile to y[offset], rows ``stride`` elements apart."""
+
+    def codegen(context, builder, signature, args):
+        yv, start, step, value = args
+        for i in range(tile.rows):
+            for j in range(tile.columns):
+                address = _address(context, builder, y, yv, _moved(builder, start, j * tile.lanes))
+                _store(builder, builder.extract_value(value, i * tile.columns + j), address, tile)
+            start = builder.add(start, step)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.int64, tile), codegen
+
+
+@intrinsic
+def store_tile_part(typingctx, y, offset, stride, tile, rows, count):
+    """Write the first ``count`` lanes of the first ``rows`` rows of a tile."""
+
+    def codegen(context, builder, signature, args):
+        yv, start, step, value, wanted, number = args
+        for i in range(tile.rows):
+            with builder.if_then(builder.icmp_signed("<", ir.Constant(_I64, i), wanted)):
+                for j in range(tile.columns):
+                    address = _address(context, builder, y, yv, _moved(builder, start, j * tile.lanes))
+                    mask = _mask(builder, number, j, tile)
+                    _masked_store(builder, builder.extract_value(value, i * tile.columns + j), address, mask, tile)
+            start = builder.add(start, step)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.int64, tile, types.int64, types.int64), codegen
+
+
+@intrinsic
+def lanes_of(typingctx, like):
+    """Elements in a vector of ``like``'s dtype."""
+    lanes = VECTOR_BITS // like.dtype.bitwidth
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(_I64, lanes)
+
+    return types.int64(like), codegen

@@ -1,0 +1,20 @@
+"""Settings of all tests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Kernels compile inside the first example; a shared machine is slow at times.
+settings.register_profile("convkern", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.load_profile("convkern")
+
+
+@pytest.fixture
+def threads():
+    """Set the number of kernel threads; restored afterwards."""
+    import convkern as ck
+
+    before = ck.num_threads()
+    yield ck.set_num_threads
+    ck.set_num_threads(before)

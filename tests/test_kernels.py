@@ -1,0 +1,290 @@
+"""Every row of every table against the definition: over the case table, over generated shapes, and on exact data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from convkern.bench.cases import CONVS, POINTWISE, POOLS
+from convkern.kernels import conv, pointwise, pool
+from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.pointwise import reference as pointwise_reference
+from convkern.kernels.pool import reference as pool_reference
+from convkern.kernels.spec import ConvSpec, PointwiseSpec, PoolSpec, empty_window, output_size
+from convkern.kernels.variant import Problem, Variant
+
+from .bounds import assert_within, floats, integers
+
+DTYPES = ("float32", "float64")
+
+
+def cpu_rows(table: tuple[Variant, ...]) -> list[Variant]:
+    return [row for row in table if row.device == "cpu"]
+
+
+def row_id(row: Variant) -> str:
+    return f"{row.direction}-{row.name}"
+
+
+def run(
+    operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
+) -> bool:
+    """Run a row unless it refuses; out is poisoned first, so that what is not written shows."""
+    problem = Problem(operation, row.direction, "cpu", dtype, "default", spec)
+    if row.refuses(problem):
+        return False
+    for array in out:
+        array.fill(np.nan if array.dtype.kind == "f" else -1)
+    copies = [a.copy() for a in arrays]
+    workspace = np.full(row.workspace(problem), 0xFF, np.uint8)  # scratch full of NaN
+    row.run(*arrays, spec, workspace, *out)
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)  # inputs are not written to
+    return True
+
+
+# --- convolution
+
+
+def conv_shapes(direction: str, spec: ConvSpec) -> tuple[list[tuple[int, ...]], tuple[int, ...], int]:
+    """Shapes of the inputs and of the result, and the number of terms of its sums."""
+    taps = spec.kernel[0] * spec.kernel[1]
+    if direction == "forward":
+        terms = spec.c // spec.groups * taps + 1
+        return [spec.x_shape, spec.w_shape, (spec.k,)], spec.y_shape, terms
+    if direction == "input_grad":
+        return [spec.y_shape, spec.w_shape], spec.x_shape, spec.k // spec.groups * taps
+    pixels = max(spec.n * spec.out[0] * spec.out[1], 1)
+    if direction == "weight_grad":
+        return [spec.x_shape, spec.y_shape], spec.w_shape, pixels
+    return [spec.y_shape], (spec.k,), pixels
+
+
+def conv_definition(direction: str, spec: ConvSpec, *arrays: np.ndarray) -> np.ndarray:
+    if direction == "bias_grad":
+        return conv_reference.bias_grad(*arrays)
+    return getattr(conv_reference, direction)(*arrays, spec)
+
+
+def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: bool = False) -> bool:
+    rng = np.random.default_rng(1)
+    shapes, result, terms = conv_shapes(row.direction, spec)
+    arrays = [make(rng, shape, dtype) for shape in shapes]
+    out = np.empty(result, dtype)
+    if not run("conv", row, spec, dtype, *arrays, out=(out,)):
+        return False
+    wide = [a.astype(np.float64) for a in arrays]
+    want = conv_definition(row.direction, spec, *wide)
+    if exact:
+        np.testing.assert_array_equal(out, want)
+    else:
+        magnitude = conv_definition(row.direction, spec._replace(activation=0), *map(np.abs, wide))
+        assert_within(out, want, magnitude, terms)
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", cpu_rows(conv.VARIANTS), ids=row_id)
+def test_conv_rows_on_the_case_table(row, dtype):
+    ran = [check_conv(row, case.spec(), dtype) for case in CONVS]
+    assert any(ran) or dtype not in DTYPES, f"{row.name} refused every case"
+
+
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction == "forward"], ids=row_id)
+def test_conv_rows_fuse_relu_and_leave_out_the_bias(row):
+    ran = False
+    for case in CONVS:
+        spec = case.spec()._replace(activation=1)
+        ran |= check_conv(row, spec, "float32")
+        rng = np.random.default_rng(2)
+        x, w = floats(rng, spec.x_shape, "float32"), floats(rng, spec.w_shape, "float32")
+        none, zero = np.empty(0, "float32"), np.zeros(spec.k, "float32")
+        without, with_zero = (np.empty(spec.y_shape, "float32") for _ in range(2))
+        if run("conv", row, spec, "float32", x, w, none, out=(without,)):
+            run("conv", row, spec, "float32", x, w, zero, out=(with_zero,))
+            np.testing.assert_array_equal(without, with_zero)
+    assert ran
+
+
+@st.composite
+def conv_specs(draw) -> ConvSpec:
+    pair = lambda low, high: (draw(st.integers(low, high)), draw(st.integers(low, high)))  # noqa: E731
+    groups = draw(st.integers(1, 3))
+    kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
+    padding = (pair(0, 3), pair(0, 3))
+    size = tuple(
+        max(1, dilation[i] * (kernel[i] - 1) + 1 - sum(padding[i])) + draw(st.integers(0, 9 if i == 0 else 20))
+        for i in range(2)
+    )
+    out = tuple(output_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2))
+    c, k = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 7))
+    return ConvSpec(draw(st.integers(1, 3)), c, k, groups, size, kernel, stride, padding, dilation, out)
+
+
+@given(spec=conv_specs(), dtype=st.sampled_from(DTYPES))
+def test_conv_rows_on_generated_shapes(spec, dtype):
+    for row in cpu_rows(conv.VARIANTS):
+        check_conv(row, spec, dtype)
+
+
+@given(spec=conv_specs(), dtype=st.sampled_from(DTYPES))
+def test_conv_rows_are_exact_on_integers(spec, dtype):
+    """Integer-valued floats leave nothing to round, so exact rows agree to the last bit, whatever their order."""
+    for row in cpu_rows(conv.VARIANTS):
+        if row.accuracy == "exact":
+            check_conv(row, spec, dtype, make=integers, exact=True)
+
+
+@given(spec=conv_specs(), dtype=st.sampled_from(DTYPES))
+def test_adjoint_identity(spec, dtype):
+    """⟨conv(x, w), g⟩ = ⟨x, input_grad(g, w)⟩ = ⟨w, weight_grad(x, g)⟩, exactly, without any reference."""
+    rng = np.random.default_rng(3)
+    x, w, g = (integers(rng, shape, dtype) for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+    none = np.empty(0, dtype)
+    for forward in (r for r in cpu_rows(conv.VARIANTS) if r.direction == "forward" and r.accuracy == "exact"):
+        y = np.empty(spec.y_shape, dtype)
+        if not run("conv", forward, spec, dtype, x, w, none, out=(y,)):
+            continue
+        product = np.vdot(y.astype(np.float64), g)
+        for row in cpu_rows(conv.VARIANTS):
+            if row.accuracy != "exact":
+                continue
+            gx, gw = np.empty_like(x), np.empty_like(w)
+            if row.direction == "input_grad" and run("conv", row, spec, dtype, g, w, out=(gx,)):
+                assert np.vdot(x.astype(np.float64), gx) == product
+            if row.direction == "weight_grad" and run("conv", row, spec, dtype, x, g, out=(gw,)):
+                assert np.vdot(w.astype(np.float64), gw) == product
+
+
+@pytest.mark.parametrize("row", cpu_rows(conv.VARIANTS), ids=row_id)
+def test_conv_rows_take_an_empty_batch(row):
+    spec = CONVS[0].spec()._replace(n=0)
+    shapes, result, _ = conv_shapes(row.direction, spec)
+    out = np.empty(result, "float32")
+    if run("conv", row, spec, "float32", *(np.empty(shape, "float32") for shape in shapes), out=(out,)):
+        np.testing.assert_array_equal(out, np.zeros(result))
+
+
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction == "forward"], ids=row_id)
+def test_conv_rows_pass_nan_and_infinity_on(row):
+    for case in CONVS:
+        spec = case.spec()._replace(activation=1)
+        x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
+        x[0, 0, 0, 0] = np.nan
+        x[-1, -1, -1, -1] = np.inf
+        y = np.empty(spec.y_shape, "float32")
+        if run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), out=(y,)):
+            want = conv_reference.forward(x.astype(np.float64), w.astype(np.float64), None, spec)
+            np.testing.assert_array_equal(np.isnan(y), np.isnan(want))
+            np.testing.assert_array_equal(np.isinf(y), np.isinf(want))
+
+
+# --- pointwise
+
+
+def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, exact: bool = False) -> bool:
+    rng = np.random.default_rng(4)
+    x_shape, w_shape, y_shape = (spec.n, spec.c, spec.pixels), (spec.k, spec.c), (spec.n, spec.k, spec.pixels)
+    shapes, result, terms = {
+        "forward": ([x_shape, w_shape, (spec.k,)], y_shape, spec.c + 1),
+        "input_grad": ([y_shape, w_shape], x_shape, spec.k),
+        "weight_grad": ([x_shape, y_shape], w_shape, max(spec.n * spec.pixels, 1)),
+    }[row.direction]
+    arrays = [make(rng, shape, dtype) for shape in shapes]
+    out = np.empty(result, dtype)
+    if not run("pointwise", row, spec, dtype, *arrays, out=(out,)):
+        return False
+    definition = getattr(pointwise_reference, row.direction)
+    wide = [a.astype(np.float64) for a in arrays]
+    want = definition(*wide, spec)
+    if exact:
+        np.testing.assert_array_equal(out, want)
+    else:
+        assert_within(out, want, definition(*map(np.abs, wide), spec._replace(activation=0)), terms)
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", cpu_rows(pointwise.VARIANTS), ids=row_id)
+def test_pointwise_rows_on_the_case_table(row, dtype):
+    activations = (0, 1) if row.direction == "forward" else (0,)
+    assert any(check_pointwise(row, c.spec()._replace(activation=a), dtype) for c in POINTWISE for a in activations)
+
+
+@given(
+    spec=st.builds(
+        PointwiseSpec, st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 600), st.just(0)
+    ),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_pointwise_rows_on_generated_shapes(spec, dtype):
+    for row in cpu_rows(pointwise.VARIANTS):
+        check_pointwise(row, spec, dtype)
+        check_pointwise(row, spec, dtype, make=integers, exact=row.accuracy == "exact")
+
+
+# --- pooling
+
+
+def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
+    rng = np.random.default_rng(5)
+    x, gy = integers(rng, spec.x_shape, dtype), floats(rng, spec.y_shape, dtype)
+    x.flat[:: max(7, x.size // 5)] = np.nan if row.direction.startswith("max") else 1
+    y, indices = np.empty(spec.y_shape, dtype), np.empty(spec.y_shape, np.int64)
+    gx = np.empty(spec.x_shape, dtype)
+    wide, wide_gy = x.astype(np.float64), gy.astype(np.float64)
+    window = spec.kernel[0] * spec.kernel[1]
+    if row.direction == "max_forward":
+        if not run("pool", row, spec, dtype, x, out=(indices, y)):
+            return False
+        want, want_indices = pool_reference.max_forward(wide, spec)
+        np.testing.assert_array_equal(y, want)
+        np.testing.assert_array_equal(indices, want_indices)
+    elif row.direction == "max_backward":
+        _, winners = pool_reference.max_forward(wide, spec)
+        if not run("pool", row, spec, dtype, gy, winners, out=(gx,)):
+            return False
+        want = pool_reference.max_backward(wide_gy, winners, spec)
+        assert_within(gx, want, pool_reference.max_backward(np.abs(wide_gy), winners, spec), window)
+    elif spec.dilation != (1, 1):
+        return False
+    elif row.direction == "avg_forward":
+        if not run("pool", row, spec, dtype, x, out=(y,)):
+            return False
+        want = pool_reference.avg_forward(wide, spec)
+        assert_within(y, want, pool_reference.avg_forward(np.abs(wide), spec), window + 1)
+    else:
+        if not run("pool", row, spec, dtype, gy, out=(gx,)):
+            return False
+        want = pool_reference.avg_backward(wide_gy, spec)
+        assert_within(gx, want, pool_reference.avg_backward(np.abs(wide_gy), spec), window + 1)
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", cpu_rows(pool.VARIANTS), ids=row_id)
+def test_pool_rows_on_the_case_table(row, dtype):
+    assert any([check_pool(row, case.spec(), dtype) for case in POOLS])
+
+
+@st.composite
+def pool_specs(draw) -> PoolSpec:
+    axes = []
+    for _ in range(2):
+        kernel, dilation, stride = draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.integers(1, 4))
+        span = dilation * (kernel - 1) + 1
+        padding = (draw(st.integers(0, span // 2)), draw(st.integers(0, span // 2)))
+        size = max(1, span - sum(padding)) + draw(st.integers(0, 9))
+        out = output_size(size, kernel, stride, padding, dilation, draw(st.booleans()))
+        assume(empty_window(size, kernel, stride, padding[0], dilation, out) is None)
+        axes.append((size, kernel, stride, padding, dilation, out))
+    n, c = draw(st.integers(0, 2)), draw(st.integers(1, 4))
+    return PoolSpec(n, c, *zip(*axes, strict=True), draw(st.integers(0, 1)), draw(st.sampled_from([0, 0, 3])))
+
+
+@given(spec=pool_specs(), dtype=st.sampled_from(DTYPES))
+def test_pool_rows_on_generated_shapes(spec, dtype):
+    for row in cpu_rows(pool.VARIANTS):
+        check_pool(row, spec, dtype)

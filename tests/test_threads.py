@@ -1,0 +1,188 @@
+"""The parallel loop: the same bits for any number of threads, many callers at once, forked children, the disk cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convkern as ck
+from convkern.bench.cases import CONVS, POOLS
+from convkern.kernels import compiler
+from convkern.kernels import threads as pool
+
+RNG = np.random.default_rng(0)
+
+
+def everything(dtype: str) -> list[np.ndarray]:
+    """Results of all operations over the case table."""
+    results = []
+    rng = np.random.default_rng(1)
+    for case in CONVS:
+        spec = case.spec()
+        x, w, gy = (rng.standard_normal(s).astype(dtype) for s in (spec.x_shape, spec.w_shape, spec.y_shape))
+        options = dict(stride=spec.stride, padding=spec.padding, dilation=spec.dilation, groups=spec.groups)
+        results.append(ck.conv2d(x, w, None, **options))
+        results.append(ck.conv2d_input_grad(gy, w, x.shape, **options))
+        results.append(ck.conv2d_weight_grad(x, gy, spec.kernel, **options))
+        results.append(ck.ops.bias_grad(gy))
+    for case in POOLS:
+        spec = case.spec()
+        t = ck.tensor(rng.standard_normal(spec.x_shape).astype(dtype), requires_grad=True)
+        y = ck.max_pool2d(t, spec.kernel, spec.stride, spec.padding, spec.dilation, case.ceil_mode)
+        z = ck.avg_pool2d(t, spec.kernel, spec.stride, spec.padding, case.ceil_mode)
+        (y.sum() + (z * z).sum()).backward()
+        results += [y.data, z.data, t.grad.data]
+    return results
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_do_not_depend_on_the_number_of_threads(threads, dtype):
+    threads(1)
+    once = everything(dtype)
+    for count in (2, 4):
+        threads(count)
+        for a, b in zip(once, everything(dtype), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pool.parallel
+def _who(job, worker, spins, done):
+    total = done.dtype.type(0)
+    for i in range(spins):
+        total = total * done.dtype.type(0.5) + done.dtype.type(i)
+    done[job] += worker + 1 + done.dtype.type(0) * total
+
+
+def test_every_job_runs_once_and_helpers_help(threads):
+    threads(3)
+    seen = set()
+    for _ in range(200):
+        done = np.zeros(64)
+        _who(64, 20000, done)
+        assert np.all((done >= 1) & (done <= 3))
+        seen |= set(done.tolist())
+        if seen == {1.0, 2.0, 3.0}:
+            break
+    assert 1.0 in seen
+    assert len(seen) > 1, "no helper ever took a job"
+    threads(1)
+    done = np.zeros(64)
+    _who(64, 10, done)
+    np.testing.assert_array_equal(done, np.ones(64))
+
+
+def test_sixteen_python_threads_at_once():
+    x, w = RNG.standard_normal((4, 3, 20, 20)), RNG.standard_normal((5, 3, 3, 3))
+    want = ck.conv2d(x, w, padding=1)
+    wrong: list[object] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                if not np.array_equal(ck.conv2d(x, w, padding=1), want):
+                    wrong.append("another result")
+        except BaseException as error:
+            wrong.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(16)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_computes_with_threads_of_its_own(threads):
+    threads(2)
+    x, w = RNG.standard_normal((4, 3, 20, 20)), RNG.standard_normal((5, 3, 3, 3))
+    want = ck.conv2d(x, w, padding=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of fork while threads run; that is the test
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(ck.conv2d(x, w, padding=1), want) else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(ck.conv2d(x, w, padding=1), want)
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (1.5, TypeError)])
+def test_set_num_threads_refuses_nonsense(value, error):
+    before = ck.num_threads()
+    with pytest.raises(error, match="threads must be"):
+        ck.set_num_threads(value)
+    assert ck.num_threads() == before
+
+
+def test_kernels_refuse_arrays_outside_their_contract():
+    done = np.zeros(8)
+    _who(8, 1, done)
+    with pytest.raises(TypeError):
+        _who(4, 1, done[::2])
+    done.flags.writeable = False
+    with pytest.raises(TypeError):
+        _who(8, 1, done)
+
+
+def _python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+CONV = """
+    import numpy as np, convkern as ck
+    from convkern.kernels import compiler
+    compiled = []
+    with compiler.watch(lambda name, phase: compiled.append((name, phase))):
+        y = ck.conv2d(np.ones((1, 1, 4, 4), "f4"), np.ones((1, 1, 3, 3), "f4"))
+    assert (y == 9).all()
+    print([name for name, phase in compiled if phase == "done"])
+"""
+
+
+def test_kernels_are_kept_on_disk(tmp_path):
+    first = _python(CONV, CONVKERN_CACHE_DIR=str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert "conv." in first.stdout
+    second = _python(CONV, CONVKERN_CACHE_DIR=str(tmp_path))
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.strip() == "[]"
+    # A damaged cache costs a compilation and a warning, never a failure.
+    for file in tmp_path.rglob("*.nbc"):
+        file.write_bytes(b"broken")
+    third = _python(CONV.replace("import numpy", "import warnings; warnings.simplefilter('default'); import numpy"),
+                    CONVKERN_CACHE_DIR=str(tmp_path))  # fmt: skip
+    assert third.returncode == 0, third.stderr
+    assert "its cache is unreadable" in third.stderr
+    assert "conv." in third.stdout
+
+
+def test_an_unwritable_cache_folder_is_said_and_survived(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    run = _python(CONV.replace("import numpy", "import warnings; warnings.simplefilter('default'); import numpy"),
+                  CONVKERN_CACHE_DIR=str(file))  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "set CONVKERN_CACHE_DIR" in run.stderr
+
+
+def test_the_cache_knows_the_sources(tmp_path, monkeypatch):
+    assert compiler.sources_hash() in str(compiler.kernel_cache())
+    here = Path(compiler.__file__).resolve().parent
+    assert {"threads.py", "spec.py"} <= {p.name for p in here.glob("*.py")}
+
+
+def test_bad_thread_variable_is_named():
+    run = _python("import convkern as ck; ck.num_threads()", CONVKERN_NUM_THREADS="many")
+    assert run.returncode != 0
+    assert "CONVKERN_NUM_THREADS must be a positive integer, got 'many'" in run.stderr
