@@ -250,6 +250,92 @@ def store_tile_part(typingctx, y, offset, stride, tile, rows, count):
 
 
 @intrinsic
+def add_bias(typingctx, tile, bias, first):
+    """Row i of the tile + bias[first + i]; rows beyond the end of bias take its last value."""
+
+    def codegen(context, builder, signature, args):
+        value, bv, start = args
+        last = builder.sub(
+            builder.extract_value(context.make_array(bias)(context, builder, bv).shape, 0), ir.Constant(_I64, 1)
+        )
+        for i in range(tile.rows):
+            index = _moved(builder, start, i)
+            index = builder.select(builder.icmp_signed("<", index, last), index, last)
+            row = _splat(builder, builder.load(_address(context, builder, bias, bv, index)), tile.lanes)
+            for n in range(i * tile.columns, (i + 1) * tile.columns):
+                value = builder.insert_value(value, builder.fadd(builder.extract_value(value, n), row), n)
+        return value
+
+    return tile(tile, bias, types.int64), codegen
+
+
+@intrinsic
+def relu_tile(typingctx, tile):
+    """max(tile, 0); NaN stays."""
+
+    def codegen(context, builder, signature, args):
+        value, zero = args[0], ir.Constant(tile.vector, None)
+        for n in range(tile.rows * tile.columns):
+            vector = builder.extract_value(value, n)
+            kept = builder.fcmp_unordered(">", vector, zero)  # greater, or not comparable
+            value = builder.insert_value(value, builder.select(kept, vector, zero), n)
+        return value
+
+    return tile(tile), codegen
+
+
+@intrinsic
+def add_products(typingctx, tile, a, a_offset, a_stride, b, b_offset, shifts, first):
+    """tile[i, j] + a[a_offset + i * a_stride …] * b[b_offset + shifts[first + j] …], vector by vector."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, step, bv, bo, sv, so = args
+        columns = []
+        for j in range(tile.columns):
+            shift = builder.load(_address(context, builder, shifts, sv, _moved(builder, so, j)))
+            columns.append(_load(builder, _address(context, builder, b, bv, builder.add(bo, shift)), tile))
+        for i in range(tile.rows):
+            row = _load(builder, _address(context, builder, a, av, ao), tile)
+            ao = builder.add(ao, step)
+            for j, column in enumerate(columns):
+                n = i * tile.columns + j
+                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, types.int64, b, types.int64, shifts, types.int64), codegen
+
+
+@intrinsic
+def add_lane_sums(typingctx, y, offset, stride, tile, rows, columns):
+    """y[offset + i * stride + j] += the sum over the lanes of tile[i, j], for the first rows and columns."""
+
+    def codegen(context, builder, signature, args):
+        yv, start, step, value, wanted_rows, wanted_columns = args
+        letter = "f32" if tile.dtype.bitwidth == 32 else "f64"
+        reduce = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(tile.element, [tile.element, tile.vector]),
+            f"llvm.vector.reduce.fadd.v{tile.lanes}{letter}",
+        )
+        for i in range(tile.rows):
+            for j in range(tile.columns):
+                inside = builder.and_(
+                    builder.icmp_signed("<", ir.Constant(_I64, i), wanted_rows),
+                    builder.icmp_signed("<", ir.Constant(_I64, j), wanted_columns),
+                )
+                with builder.if_then(inside):
+                    address = _address(context, builder, y, yv, _moved(builder, start, j))
+                    vector = builder.extract_value(value, i * tile.columns + j)
+                    zero = ir.Constant(tile.element, 0.0)
+                    total = builder.call(reduce, [zero, vector], fastmath=("reassoc",))
+                    builder.store(builder.fadd(builder.load(address), total), address)
+            start = builder.add(start, step)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.int64, tile, types.int64, types.int64), codegen
+
+
+@intrinsic
 def lanes_of(typingctx, like):
     """Elements in a vector of ``like``'s dtype."""
     lanes = VECTOR_BITS // like.dtype.bitwidth

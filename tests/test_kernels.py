@@ -288,3 +288,43 @@ def pool_specs(draw) -> PoolSpec:
 def test_pool_rows_on_generated_shapes(spec, dtype):
     for row in cpu_rows(pool.VARIANTS):
         check_pool(row, spec, dtype)
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Blocks so small that every loop over blocks, strips, images and parts has several turns and an odd last one."""
+    from convkern.kernels.conv import cpu_tiled, cpu_tiled_weight
+
+    monkeypatch.setattr(cpu_tiled, "STRIP_BYTES", 900)
+    monkeypatch.setattr(cpu_tiled_weight, "STRIP_BYTES", 1500)
+    monkeypatch.setattr(cpu_tiled_weight, "CHANNELS", 2)
+    monkeypatch.setattr(cpu_tiled_weight, "JOBS", 50)
+    caches = (cpu_tiled._forward_work, cpu_tiled._gradient_work, cpu_tiled_weight._work)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "tiled"], ids=row_id)
+def test_tiled_rows_with_tiny_blocks(row, tiny_blocks):
+    for case in CONVS:
+        spec = case.spec()
+        assert check_conv(row, spec._replace(n=spec.n + 4), "float32", make=integers, exact=True)
+
+
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "tiled"], ids=row_id)
+@pytest.mark.parametrize("tile", [0, 1, 2, 3, 4])
+def test_every_tile_size(row, tile, monkeypatch):
+    from convkern.kernels.conv import cpu_tiled, cpu_tiled_weight
+
+    caches = (cpu_tiled._forward_work, cpu_tiled._gradient_work, cpu_tiled_weight._work)
+    for module in (cpu_tiled, cpu_tiled_weight):
+        monkeypatch.setattr(module, "_choose_tile", lambda *_, tiles=module.TILES: tiles[tile % len(tiles)])
+    for cache in caches:
+        cache.cache_clear()
+    for case in CONVS[::3]:
+        assert check_conv(row, case.spec(), "float32")
+    for cache in caches:
+        cache.cache_clear()

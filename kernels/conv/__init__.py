@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct, cpu_tiled
+from . import cpu_direct, cpu_tiled, cpu_tiled_weight
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -16,6 +16,7 @@ def _partial_sums(problem: Problem) -> int:
 VARIANTS = (
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
+    Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),
     Variant("direct", "forward", "cpu", cpu_only, cpu_direct.forward, no_workspace, tunables={"K_BLOCK": 4}),
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),

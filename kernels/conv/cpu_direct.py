@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..compiler import helper
+from ..parts import add_parts
 from ..spec import ConvSpec
 from ..threads import parallel
 
@@ -155,13 +156,6 @@ def _weight_grad(job, worker, x, gy, spec, parts, gw):
             gw[part, k, c, r, s] = total
 
 
-@parallel
-def _add_parts(job, worker, parts, out):
-    out[job] = parts[0, job]
-    for part in range(1, parts.shape[0]):
-        out[job] += parts[part, job]
-
-
 def weight_grad_parts(spec: ConvSpec) -> int:
     """Number of partial sums over the batch, from the shape alone."""
     planes = spec.k * spec.c // spec.groups
@@ -177,7 +171,7 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
         return
     partial = workspace[: parts * out.nbytes].view(out.dtype).reshape(parts, *out.shape)
     _weight_grad(jobs, x, gy, spec, parts, partial)
-    _add_parts(out.size, partial.reshape(parts, -1), out.reshape(-1))
+    add_parts(partial.reshape(parts, -1), out.reshape(-1))
 
 
 @parallel

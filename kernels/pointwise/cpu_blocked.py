@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..parts import add_parts
 from ..spec import PointwiseSpec
 from ..threads import parallel
 
@@ -81,13 +82,6 @@ def _weight_grad(job, worker, x, gy, spec, parts, gw):
         gw[part, k, c] = total
 
 
-@parallel
-def _add_parts(job, worker, parts, out):
-    out[job] = parts[0, job]
-    for part in range(1, parts.shape[0]):
-        out[job] += parts[part, job]
-
-
 def weight_grad_parts(spec: PointwiseSpec) -> int:
     """Number of partial sums over the batch, from the shape alone."""
     return max(1, min(spec.n, -(-PARTS // max(spec.k, 1))))
@@ -101,4 +95,4 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: PointwiseSpec, workspace: n
         return
     partial = workspace[: parts * out.nbytes].view(out.dtype).reshape(parts, spec.k, spec.c)
     _weight_grad(parts * spec.k, x, gy, spec, parts, partial)
-    _add_parts(out.size, partial.reshape(parts, -1), out.reshape(-1))
+    add_parts(partial.reshape(parts, -1), out.reshape(-1))
