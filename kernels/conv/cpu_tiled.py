@@ -199,18 +199,19 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                     add = bias[k] if bias.size else result.dtype.type(0)
                     target = (n * layout.groups * layout.outer + k) * layout.result[0] * layout.result[1]
                     for p in range(p0, p1):
-                        to = target + (start_h + p * layout.step[0]) * layout.result[1] + start_w
+                        to = target + (start_h + p * layout.step[0]) * layout.result[1]
                         come = sums + row * layout.length + (p - p0) * strip.pitch
+                        here, done = result[to + start_w : to + layout.result[1]], mine[come : come + results_w]
                         if layout.activation:
                             for q in range(results_w):
-                                v = mine[come + q] + add
-                                result[to + q] = v if v > 0 or v != v else result.dtype.type(0)
+                                v = done[q] + add
+                                here[q] = v if v > 0 or v != v else result.dtype.type(0)
                         elif layout.step[1] == 1:
                             for q in range(results_w):
-                                result[to + q] = mine[come + q] + add
+                                here[q] = done[q] + add
                         else:
                             for q in range(results_w):
-                                result[to + q * layout.step[1]] = mine[come + q] + add
+                                here[q * layout.step[1]] = done[q] + add
 
     body.__name__ = f"_tile_{rows}x{columns}"
     return parallel(body)

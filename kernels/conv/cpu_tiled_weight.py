@@ -126,14 +126,17 @@ def copy_gradients(gy, begin, channels, p0, strip, layout, scratch, at):
     for channel in range(channels):
         end = at + layout.length
         for p in range(p0, min(p0 + strip.results, height)):
-            row = begin + (channel * height + p) * width
+            pixels = gy[begin + (channel * height + p) * width : begin + (channel * height + p + 1) * width]
+            row = scratch[at : min(at + strip.pitch, end)]
             for q in range(width):
-                scratch[at + q] = gy[row + q]
-            for q in range(width, min(strip.pitch, end - at)):
-                scratch[at + q] = 0
+                row[q] = pixels[q]
+            gap = row[width:]
+            for q in range(gap.size):
+                gap[q] = 0
             at = min(at + strip.pitch, end)
-        for i in range(at, end):
-            scratch[i] = 0
+        rest = scratch[at:end]
+        for i in range(rest.size):
+            rest[i] = 0
         at = end
     return at
 

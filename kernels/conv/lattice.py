@@ -163,18 +163,24 @@ def copy_strip(source, begin, channels, p0, strip, phases, scratch, at):
                 j1 = max(j0, min(strip.pitch, (width - 1 - left) // step + 1))
                 for i in range(strip.rows):
                     h = (p0 + i + strip.first[0]) * strip.phases[0] + phases[0, a]
-                    inside = 0 <= h < height
-                    stop = j1 if inside else j0
-                    for j in range(j0):
-                        scratch[at + j] = 0
-                    row = plane + h * width + left
-                    if step == 1:
-                        for j in range(j0, stop):
-                            scratch[at + j] = source[row + j]
-                    else:
-                        for j in range(j0, stop):
-                            scratch[at + j] = source[row + j * step]
-                    for j in range(stop, strip.pitch):
-                        scratch[at + j] = 0
+                    # Slices first: Numba then knows that the indices are not negative, and the loops vectorise.
+                    row = scratch[at : at + strip.pitch]
                     at += strip.pitch
+                    if h < 0 or h >= height:
+                        for j in range(strip.pitch):
+                            row[j] = 0
+                        continue
+                    for j in range(j0):
+                        row[j] = 0
+                    pixels = source[plane + h * width + left + j0 * step : plane + (h + 1) * width]
+                    middle = row[j0:j1]
+                    if step == 1:
+                        for j in range(middle.size):
+                            middle[j] = pixels[j]
+                    else:
+                        for j in range(middle.size):
+                            middle[j] = pixels[j * step]
+                    rest = row[j1:]
+                    for j in range(rest.size):
+                        rest[j] = 0
     return at
