@@ -24,6 +24,8 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
 
+from .compiler import helper
+
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -216,6 +218,45 @@ def load_tile(typingctx, y, offset, stride, rows, columns):
 
 
 @intrinsic
+def load_window(typingctx, y, offset, low, high):
+    """The vector at y[offset], reading only its lanes from ``low`` to ``high`` - 1; the others are zero."""
+    kind = Tile(y.dtype, 1, 1)
+
+    def codegen(context, builder, signature, args):
+        yv, start, first, last = args
+        numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), list(range(kind.lanes)))
+        behind = builder.icmp_signed(">=", numbers, _splat(builder, first, kind.lanes))
+        before = builder.icmp_signed("<", numbers, _splat(builder, last, kind.lanes))
+        vector = _masked_load(builder, _address(context, builder, y, yv, start), builder.and_(behind, before), kind)
+        return builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), vector, 0)
+
+    return kind(y, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_every_second(typingctx, y, offset, low, high):
+    """The vector of y[offset + 2 * i], reading only its lanes from ``low`` to ``high`` - 1; the others are zero."""
+    kind = Tile(y.dtype, 1, 1)
+
+    def codegen(context, builder, signature, args):
+        yv, start, first, last = args
+        first = builder.mul(first, ir.Constant(_I64, 2))
+        last = builder.sub(builder.mul(last, ir.Constant(_I64, 2)), ir.Constant(_I64, 1))
+        halves = []
+        for half in range(2):
+            numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), [half * kind.lanes + i for i in range(kind.lanes)])
+            behind = builder.icmp_signed(">=", numbers, _splat(builder, first, kind.lanes))
+            before = builder.icmp_signed("<", numbers, _splat(builder, last, kind.lanes))
+            address = _address(context, builder, y, yv, _moved(builder, start, half * kind.lanes))
+            halves.append(_masked_load(builder, address, builder.and_(behind, before), kind))
+        even = ir.Constant(ir.VectorType(_I32, kind.lanes), [2 * i for i in range(kind.lanes)])
+        vector = builder.shuffle_vector(*halves, even)
+        return builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), vector, 0)
+
+    return kind(y, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def store_tile(typingctx, y, offset, stride, tile):
     """Write a tile to y[offset], rows ``stride`` elements apart."""
 
@@ -267,6 +308,20 @@ def add_bias(typingctx, tile, bias, first):
         return value
 
     return tile(tile, bias, types.int64), codegen
+
+
+@intrinsic
+def add_scalar(typingctx, tile, scalar):
+    """Every element of the tile + scalar."""
+
+    def codegen(context, builder, signature, args):
+        value, number = args
+        row = _splat(builder, number, tile.lanes)
+        for n in range(tile.rows * tile.columns):
+            value = builder.insert_value(value, builder.fadd(builder.extract_value(value, n), row), n)
+        return value
+
+    return tile(tile, tile.dtype), codegen
 
 
 @intrinsic
@@ -344,3 +399,49 @@ def lanes_of(typingctx, like):
         return ir.Constant(_I64, lanes)
 
     return types.int64(like), codegen
+
+
+SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
+
+# AMD cores forward no data from a masked store to a later load, so rows of scratch are written in whole vectors that
+# overshoot by up to a vector; rows follow each other upwards, and the next one overwrites what was too much.
+
+
+@helper
+def zero_row(scratch, at, count):
+    """Zeros at scratch[at] … scratch[at + count - 1], and up to a vector more."""
+    zero = zero_tile(scratch, 1, 1)
+    for j in range(0, count, lanes_of(scratch)):
+        store_tile(scratch, at + j, 0, zero)
+
+
+@helper
+def copy_row(scratch, at, count, source, start, step, low, high):
+    """scratch[at + j] = source[start + j * step] for low <= j < high, zero for other j < count; writes up to a vector
+    more."""
+    if step == 1:
+        for j in range(0, count, lanes_of(scratch)):
+            store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
+    elif step == 2:
+        for j in range(0, count, lanes_of(scratch)):
+            store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
+    else:
+        zero_row(scratch, at, count)
+        # Slices first: Numba then knows that the indices are not negative.
+        middle, pixels = scratch[at + low : at + high], source[start + low * step :]
+        for j in range(middle.size):
+            middle[j] = pixels[j * step]
+
+
+@helper
+def finish_row(y, first, scratch, at, count, add, relu, limit):
+    """y[first + i] = scratch[at + i] + add for i < count, through the ReLU if ``relu``; up to a vector more is written,
+    but nothing from y[limit] on."""
+    for i in range(0, count, lanes_of(y)):
+        vector = add_scalar(load_tile(scratch, at + i, 0, 1, 1), add)
+        if relu:
+            vector = relu_tile(vector)
+        if first + i + lanes_of(y) > limit:
+            store_tile_part(y, first + i, 0, vector, 1, limit - first - i)
+        else:
+            store_tile(y, first + i, 0, vector)

@@ -18,7 +18,17 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import simd
-from ..simd import add_bias, add_outer, lanes_of, relu_tile, store_tile, store_tile_part, zero_tile
+from ..simd import (
+    add_bias,
+    add_outer,
+    finish_row,
+    lanes_of,
+    relu_tile,
+    store_tile,
+    store_tile_part,
+    zero_row,
+    zero_tile,
+)
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel
 from ..variant import Problem
@@ -41,7 +51,7 @@ from .lattice import (
 
 STRIP_BYTES = 192 * 1024  # the strip and a block of weights share a core's L2 cache (512 KiB and more)
 # (rows, columns) of the tiles: as many sums as leave registers for the operands.
-TILES = ((8, 3), (6, 4), (4, 6), (2, 12), (1, 16)) if simd.REGISTERS == 32 else ((6, 2), (4, 3), (2, 5), (1, 8))
+TILES = ((8, 3), (8, 2), (6, 4), (4, 6), (2, 12), (1, 16)) if simd.REGISTERS == 32 else ((6, 2), (4, 3), (2, 5), (1, 8))
 
 
 class _Layout(NamedTuple):
@@ -85,7 +95,7 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         planes = self.layout.inner * self.strip.planes
-        return planes * self.strip.plane + self.layout.overhang + self.tile[0] * self.layout.length
+        return planes * self.strip.plane + self.layout.overhang + self.tile[0] * self.layout.length + simd.SLACK
 
 
 def _choose_tile(outer: int, pixels: int, lanes: int) -> Pair:
@@ -94,7 +104,7 @@ def _choose_tile(outer: int, pixels: int, lanes: int) -> Pair:
     def cost(tile: Pair) -> float:
         rows, columns = tile
         sums = -(-outer // rows) * rows * -(-pixels // (columns * lanes)) * columns * lanes
-        return sums * (1 + 1 / rows)
+        return sums * (1 + 1 / rows + 0.1 / columns)
 
     return min(TILES, key=cost)
 
@@ -160,8 +170,7 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
         image = n * layout.groups + group
         begin = image * layout.inner * strip.source[0] * strip.source[1]
         end = copy_strip(source, begin, layout.inner, p0, strip, phases, mine, 0)
-        for j in range(layout.overhang):
-            mine[end + j] = 0
+        zero_row(mine, end, layout.overhang)
         sums = end + layout.overhang
 
         channel_planes = strip.used[0] * strip.used[1] * strip.plane
@@ -201,15 +210,13 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                     for p in range(p0, p1):
                         to = target + (start_h + p * layout.step[0]) * layout.result[1]
                         come = sums + row * layout.length + (p - p0) * strip.pitch
-                        here, done = result[to + start_w : to + layout.result[1]], mine[come : come + results_w]
-                        if layout.activation:
-                            for q in range(results_w):
-                                v = done[q] + add
-                                here[q] = v if v > 0 or v != v else result.dtype.type(0)
-                        elif layout.step[1] == 1:
-                            for q in range(results_w):
-                                here[q] = done[q] + add
+                        if layout.step[1] == 1:
+                            # Rows that lie behind each other are written in whole vectors up to the strip's end.
+                            end_row = p1 if layout.step[0] == 1 else p + 1
+                            limit = to + (end_row - p) * layout.result[1]
+                            finish_row(result, to, mine, come, results_w, add, layout.activation, limit)
                         else:
+                            here, done = result[to + start_w : to + layout.result[1]], mine[come : come + results_w]
                             for q in range(results_w):
                                 here[q * layout.step[1]] = done[q] + add
 

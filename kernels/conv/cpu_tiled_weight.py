@@ -21,7 +21,7 @@ import numpy as np
 from .. import simd
 from ..compiler import helper
 from ..parts import add_parts
-from ..simd import add_lane_sums, add_products, lanes_of, zero_tile
+from ..simd import add_lane_sums, add_products, copy_row, lanes_of, zero_row, zero_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel
 from ..variant import Problem
@@ -78,7 +78,7 @@ class _Work(NamedTuple):
         """Elements for each thread."""
         a = self.layout
         planes = a.c_block * self.strip.planes * self.strip.plane
-        return a.images * planes + a.overhang + a.images * a.k_rows * a.length
+        return a.images * planes + a.overhang + a.images * a.k_rows * a.length + simd.SLACK
 
 
 def _choose_tile(rows: int, columns: int) -> Pair:
@@ -126,17 +126,9 @@ def copy_gradients(gy, begin, channels, p0, strip, layout, scratch, at):
     for channel in range(channels):
         end = at + layout.length
         for p in range(p0, min(p0 + strip.results, height)):
-            pixels = gy[begin + (channel * height + p) * width : begin + (channel * height + p + 1) * width]
-            row = scratch[at : min(at + strip.pitch, end)]
-            for q in range(width):
-                row[q] = pixels[q]
-            gap = row[width:]
-            for q in range(gap.size):
-                gap[q] = 0
+            copy_row(scratch, at, min(strip.pitch, end - at), gy, begin + (channel * height + p) * width, 1, 0, width)
             at = min(at + strip.pitch, end)
-        rest = scratch[at:end]
-        for i in range(rest.size):
-            rest[i] = 0
+        zero_row(scratch, at, end - at)
         at = end
     return at
 
@@ -174,8 +166,7 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                 for image in range(images):
                     begin = (((n0 + image) * layout.groups + group) * layout.cg + c0) * source_plane
                     end = copy_strip(x, begin, channels, p0, strip, phases, mine, image * image_planes)
-                    for i in range(layout.overhang):
-                        mine[end + i] = 0  # the next image, if any, is copied over it
+                    zero_row(mine, end, layout.overhang)  # the next image, if any, is copied over it
                 gradients = layout.images * image_planes + layout.overhang
                 for image in range(images):
                     begin = (((n0 + image) * layout.groups + group) * layout.kg + k0) * gradient_plane

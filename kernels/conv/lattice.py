@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import helper
+from ..simd import copy_row, zero_row
 from ..spec import ConvSpec, Pair
 
 # Columns of a class table.
@@ -150,7 +151,7 @@ def class_tables(axes: tuple[Axis, Axis], strip: Strip, kernel_width: int) -> tu
 def copy_strip(source, begin, channels, p0, strip, phases, scratch, at):
     """Copy the planes that start at source[begin] to scratch[at]: strip rows from result row p0 on, zeros for padding.
 
-    Gives the position after the copy.
+    Gives the position after the copy. Writes up to a vector more than that.
     """
     height, width = strip.source
     step = strip.phases[1]
@@ -163,24 +164,10 @@ def copy_strip(source, begin, channels, p0, strip, phases, scratch, at):
                 j1 = max(j0, min(strip.pitch, (width - 1 - left) // step + 1))
                 for i in range(strip.rows):
                     h = (p0 + i + strip.first[0]) * strip.phases[0] + phases[0, a]
-                    # Slices first: Numba then knows that the indices are not negative, and the loops vectorise.
-                    row = scratch[at : at + strip.pitch]
-                    at += strip.pitch
+                    row = plane + h * width + left
                     if h < 0 or h >= height:
-                        for j in range(strip.pitch):
-                            row[j] = 0
-                        continue
-                    for j in range(j0):
-                        row[j] = 0
-                    pixels = source[plane + h * width + left + j0 * step : plane + (h + 1) * width]
-                    middle = row[j0:j1]
-                    if step == 1:
-                        for j in range(middle.size):
-                            middle[j] = pixels[j]
+                        zero_row(scratch, at, strip.pitch)
                     else:
-                        for j in range(middle.size):
-                            middle[j] = pixels[j * step]
-                    rest = row[j1:]
-                    for j in range(rest.size):
-                        rest[j] = 0
+                        copy_row(scratch, at, strip.pitch, source, row, step, j0, j1)
+                    at += strip.pitch
     return at
