@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct, cpu_tiled, cpu_tiled_weight
+from . import cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -14,6 +14,10 @@ def _partial_sums(problem: Problem) -> int:
 
 
 VARIANTS = (
+    Variant("pointwise", "forward", "cpu", cpu_pointwise.refuses, cpu_pointwise.forward, cpu_pointwise.workspace_bytes),
+    Variant(
+        "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
+    ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),

@@ -1,4 +1,4 @@
-"""Pointwise convolution with register tiles: the rows of conv/cpu_tiled.py, where a 1x1 kernel is one plain shift.
+"""Weight gradient of the pointwise convolution: the row of conv/cpu_tiled_weight.py, where a 1x1 kernel is one plain shift.
 
 Pixels have no neighbours here, so a plane of L pixels is folded into rows of any length that divides L; shorter rows make
 strips that fit the cache.
@@ -6,12 +6,11 @@ strips that fit the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
-from ..conv import cpu_tiled, cpu_tiled_weight
+from ..conv import cpu_tiled_weight
 from ..spec import ConvSpec, PointwiseSpec
 from ..variant import Problem
 
@@ -21,23 +20,11 @@ WIDTH = 256  # longest row
 @lru_cache(maxsize=1024)
 def folded(spec: PointwiseSpec) -> ConvSpec:
     """The same problem as a convolution of a folded plane."""
-    width = next(w for w in range(min(WIDTH, spec.pixels), 0, -1) if spec.pixels % w == 0)
+    width = next(w for w in range(min(WIDTH, max(spec.pixels, 1)), 0, -1) if spec.pixels % w == 0)
     size = (spec.pixels // width, width)
     return ConvSpec(
         spec.n, spec.c, spec.k, 1, size, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), size, spec.activation
     )  # fmt: skip
-
-
-def forward(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray, spec: PointwiseSpec, workspace: np.ndarray, out: np.ndarray
-) -> None:
-    """y[n, k, l] = bias[k] + sum over c of w[k, c] · x[n, c, l]."""
-    cpu_tiled.forward(x, w, bias, folded(spec), workspace, out)
-
-
-def input_grad(gy: np.ndarray, w: np.ndarray, spec: PointwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
-    """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]."""
-    cpu_tiled.input_grad(gy, w, folded(spec), workspace, out)
 
 
 def weight_grad(x: np.ndarray, gy: np.ndarray, spec: PointwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
@@ -45,9 +32,6 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: PointwiseSpec, workspace: n
     cpu_tiled_weight.weight_grad(x, gy, folded(spec), workspace, out)
 
 
-def _of(workspace_bytes: Callable[[Problem], int]) -> Callable[[Problem], int]:
-    return lambda problem: workspace_bytes(problem._replace(spec=folded(problem.spec)))
-
-
-workspace_bytes = _of(cpu_tiled.workspace_bytes)
-weight_workspace_bytes = _of(cpu_tiled_weight.workspace_bytes)
+def workspace_bytes(problem: Problem) -> int:
+    """As the convolution's row."""
+    return cpu_tiled_weight.workspace_bytes(problem._replace(spec=folded(problem.spec)))
