@@ -71,7 +71,13 @@ def set_num_threads(threads: int) -> None:
 
 
 def num_threads() -> int:
-    """Number of threads that a kernel may use: ``CONVKERN_NUM_THREADS``, ``NUMBA_NUM_THREADS`` or the cores."""
+    """Number of threads that a kernel may use.
+
+    Returns
+    -------
+    int
+        What :func:`set_num_threads` set; else ``CONVKERN_NUM_THREADS``, ``NUMBA_NUM_THREADS`` or the cores.
+    """
     from .kernels import threads as pool
 
     return pool.num_threads()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .graph import no_grad
 from .tensor import Tensor
 
 
@@ -37,7 +36,8 @@ def gradcheck(
 ) -> GradcheckResult:
     """Compare the gradients of ``fn`` with central differences, in float64.
 
-    The outputs are weighted with random numbers and summed, so that one backward pass checks all of them.
+    The outputs are weighted with random numbers and summed, so that one backward pass checks all of them. For second
+    derivatives let ``fn`` call ``backward(create_graph=True)`` itself and give the ``grad`` of its inputs.
 
     Parameters
     ----------
@@ -67,13 +67,12 @@ def gradcheck(
         if array.dtype != np.float64:
             raise TypeError(f"gradcheck: inputs[{i}] must be float64, got {array.dtype}")
     tensors = [Tensor(a.copy(), requires_grad=True) for a in arrays]
-    y = _first(fn(*tensors))
+    y = _evaluate(fn, tensors)
     weights = np.random.default_rng(seed).standard_normal(y.shape)
     y.backward(weights)
 
     def weighted(values: Sequence[np.ndarray]) -> float:
-        with no_grad():
-            return float(np.sum(_first(fn(*(Tensor(v.copy()) for v in values))).data * weights))
+        return float(np.sum(_evaluate(fn, [Tensor(v.copy(), requires_grad=True) for v in values]).data * weights))
 
     worst = GradcheckResult(True, 0.0, 0, (), 0.0, 0.0)
     worst_excess = -np.inf
@@ -96,5 +95,8 @@ def gradcheck(
     return worst
 
 
-def _first(y: Any) -> Any:
+def _evaluate(fn: Callable[..., Any], tensors: Sequence[Tensor]) -> Tensor:
+    y = fn(*tensors)
+    for tensor in tensors:
+        tensor.grad = None  # where fn went backward itself
     return y[0] if isinstance(y, tuple) else y

@@ -45,7 +45,12 @@ def set_grad_enabled(enabled: bool) -> Iterator[None]:
 
 
 def no_grad() -> Any:
-    """Record nothing: ``with no_grad():``, or ``@no_grad()`` above a function."""
+    """Record nothing on this thread: ``with no_grad():``, or ``@no_grad()`` above a function.
+
+    Returns
+    -------
+    context manager and decorator
+    """
     return set_grad_enabled(False)
 
 
@@ -66,14 +71,13 @@ class Node:
 class _Saved:
     """A saved Tensor without its Node's other results: the array, its version then, and where its gradient goes."""
 
-    __slots__ = ("count", "data", "edge", "requires_grad", "version")
+    __slots__ = ("count", "data", "edge", "version")
 
     def __init__(self, value: Tensor, edge: Any) -> None:
         self.data = value.data
         self.version: Version = value.version
         self.count = value.version.count
         self.edge = edge
-        self.requires_grad = value.requires_grad
 
     def unpack(self, node: Node, create_graph: bool) -> Any:
         if self.version.count != self.count:
@@ -123,6 +127,9 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
     many = isinstance(out, tuple)
     arrays = out if many else (out,)
     results = tuple(Tensor(array) for array in arrays)
+    for result in results:
+        if result.data.base is not None:
+            _share_version(result, parents)
     if _mode.enabled and any(isinstance(p, Tensor) and p.requires_grad for p in parents):
         node = Node(name, [_edge(p) for p in parents], vjp, [(a.shape, a.dtype) for a in arrays])
         for index, result in enumerate(results):
@@ -140,6 +147,14 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
     return results if many else results[0]
 
 
+def _share_version(result: Tensor, parents: Sequence[Any]) -> None:
+    """A view of a parent's array counts the writes to that array."""
+    for parent in parents:
+        if isinstance(parent, Tensor) and np.may_share_memory(result.data, parent.data):
+            result.version = parent.version
+            return
+
+
 def backward(root: Tensor, gradient: Any, retain_graph: bool | None, create_graph: bool) -> None:
     """See :meth:`Tensor.backward`."""
     if not root.requires_grad:
@@ -148,7 +163,7 @@ def backward(root: Tensor, gradient: Any, retain_graph: bool | None, create_grap
         retain_graph = create_graph
     seed = _seed(root, gradient, create_graph)
     if root.grad_fn is None:
-        _accumulate(root, seed, create_graph, set())
+        _accumulate(root, seed, create_graph, {id(seed)})
         return
     with set_grad_enabled(create_graph):
         _walk(root, seed, retain_graph, create_graph)
@@ -204,10 +219,12 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
                 continue
             if isinstance(edge, Tensor):
                 if gradient is not None:
-                    _accumulate(edge, gradient, create_graph, given)
+                    _accumulate(edge, _fitted(gradient, edge.shape, edge.dtype, node), create_graph, given)
                 continue
             parent, index = edge
             if gradient is not None:
+                shape, dtype = parent.outputs[index]
+                gradient = _fitted(gradient, shape, dtype, node)
                 slots = grads.setdefault(parent, [None] * len(parent.outputs))
                 slots[index] = gradient if slots[index] is None else slots[index] + gradient
             waiting[parent] -= 1
@@ -233,15 +250,23 @@ def _parents_gradients(node: Node, gys: list[Any], create_graph: bool) -> Sequen
     return gradients
 
 
+def _fitted(gradient: Any, shape: tuple[int, ...], dtype: Any, node: Node) -> Any:
+    """A gradient that ``node`` gave, in the dtype of the input that it belongs to."""
+    if gradient.shape != shape:
+        raise RuntimeError(f"the gradient of {node.name} has shape {gradient.shape} for an input of shape {shape}")
+    if gradient.dtype == dtype:
+        return gradient
+    return gradient.to(dtype) if isinstance(gradient, Tensor) else gradient.astype(dtype)
+
+
 def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[int]) -> None:
     """Add a gradient to ``target.grad``, which never shares its array with anything else."""
-    array = gradient.data if isinstance(gradient, Tensor) else gradient
-    if array.shape != target.shape:
-        raise RuntimeError(f"a gradient of shape {array.shape} arrived at a Tensor of shape {target.shape}")
+    if create_graph:
+        target.grad = gradient.clone() if target.grad is None else target.grad + gradient
+        return
+    array = np.asarray(gradient)  # arithmetic on arrays without axes gives NumPy scalars
     if target.grad is not None:
-        target.grad = target.grad + gradient if create_graph else Tensor(target.grad.data + array)
-    elif create_graph:
-        target.grad = gradient
+        target.grad = Tensor(target.grad.data + array)
     else:
         if id(array) in given or array.base is not None or not array.flags.writeable:
             array = array.copy()
@@ -303,21 +328,22 @@ class Function:
         ctx = Context()
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         with no_grad():
-            result = cls.forward(ctx, *args)
+            result = cls.forward(ctx, *(Tensor(a) if isinstance(a, np.ndarray) else a for a in args))
         outputs = result if isinstance(result, tuple) else (result,)
         # Identity tells record() which saved values are outputs, so outputs are unwrapped the same way in both places.
         arrays = tuple(_array(cls, value) for value in outputs)
         own = {id(value): array for value, array in zip(outputs, arrays, strict=True)}
         saved = [own.get(id(value), value) for value in ctx.to_save]
+        ctx.to_save = ()  # the Node keeps them now, and lets go of them after backward
+        facts = [(array.shape, array.dtype) for array in arrays]
 
         def vjp(needs: list[bool], gy: Any, *values: Any) -> Sequence[Any]:
             ctx.saved_tensors = tuple(v if isinstance(v, Tensor) or v is None else Tensor(v) for v in values)
             grads = gy if isinstance(gy, tuple) else (gy,)
-            raw = any(isinstance(g, np.ndarray) for g in grads)
-            given = cls.backward(ctx, *(Tensor(g) if isinstance(g, np.ndarray) else g for g in grads))
+            zeroed = (np.zeros(*f) if g is None else g for g, f in zip(grads, facts, strict=True))
+            given = cls.backward(ctx, *(g if isinstance(g, Tensor) else Tensor(g) for g in zeroed))
             ctx.saved_tensors = ()
-            given = given if isinstance(given, tuple) else (given,)
-            return [g.data if raw and isinstance(g, Tensor) else g for g in given]
+            return [_gradient(cls, g) for g in (given if isinstance(given, tuple) else (given,))]
 
         return record(cls.__name__, arrays if isinstance(result, tuple) else arrays[0], args, vjp, saved)
 
@@ -325,3 +351,13 @@ class Function:
 def _array(cls: type, value: Any) -> np.ndarray:
     # A Tensor given back unchanged would share its identity with the input, so it gets an array object of its own.
     return value.data.view() if isinstance(value, Tensor) else as_array(value, f"the result of {cls.__name__}.forward")
+
+
+def _gradient(cls: type, value: Any) -> Any:
+    """What a backward gave, as the walk takes it: a Tensor under create_graph, an array otherwise."""
+    if value is None:
+        return None
+    array = value.data if isinstance(value, Tensor) else as_array(value, f"a gradient from {cls.__name__}.backward")
+    if _mode.enabled:
+        return value if isinstance(value, Tensor) else Tensor(array)
+    return array.view()  # never taken for a fresh array: it may be one that the user keeps

@@ -48,9 +48,10 @@ class Tensor:
     __array_ufunc__ = None  # NumPy's operators defer to ours
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        shared = data.version if isinstance(data, Tensor) else None
         if isinstance(data, Tensor):
             data = data._data
-        elif isinstance(data, (bool, int, float, list, tuple)):
+        elif isinstance(data, (bool, int, float, list, tuple)) and not isinstance(data, np.generic):
             data = np.asarray(data, dtype=np.float32 if _holds_float(data) else None)
         self._data: np.ndarray = _device.as_array(data, "data")
         if requires_grad and self._data.dtype not in _device.FLOATS:
@@ -59,7 +60,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad_fn: Node | None = None
         self.output_index = 0
-        self.version = Version()
+        self.version: Version = shared or Version()
 
     # --- what it holds
 
@@ -140,9 +141,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """A Tensor of the same array that is a leaf and records nothing."""
-        result = Tensor(self._data)
-        result.version = self.version
-        return result
+        return Tensor(self)
 
     def clone(self) -> Tensor:
         """A recorded copy."""
@@ -195,18 +194,22 @@ class Tensor:
         """Say that the array was written to; whoever writes to ``data`` in place calls this."""
         self.version.count += 1
 
-    def _writeable(self, how: str) -> None:
-        if self.requires_grad and graph.is_grad_enabled():
+    def _writeable(self, how: str, value: Any) -> None:
+        if not graph.is_grad_enabled():
+            return
+        if self.requires_grad:
             raise RuntimeError(f"{how} writes in place into a Tensor that requires grad; do it under no_grad()")
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise RuntimeError(f"{how} would lose the gradient of the value; write value.detach(), or under no_grad()")
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._writeable("t[index] = value")
+        self._writeable("t[index] = value", value)
         self._data[_plain(index)] = _plain(value)
         self.mark_changed()
 
     def copy_(self, value: Any) -> Tensor:
         """Overwrite with ``value``."""
-        self._writeable("copy_")
+        self._writeable("copy_", value)
         self._data[...] = _plain(value)
         self.mark_changed()
         return self
@@ -217,14 +220,14 @@ class Tensor:
 
     def add_(self, value: Any, alpha: float = 1) -> Tensor:
         """Add ``alpha * value`` in place."""
-        self._writeable("add_")
+        self._writeable("add_", value)
         self._data += _plain(value) if alpha == 1 else self._data.dtype.type(alpha) * _plain(value)
         self.mark_changed()
         return self
 
     def mul_(self, value: Any) -> Tensor:
         """Multiply in place."""
-        self._writeable("mul_")
+        self._writeable("mul_", value)
         self._data *= _plain(value)
         self.mark_changed()
         return self
@@ -301,6 +304,8 @@ class Tensor:
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         axes = list(range(self.ndim))
+        if not all(-self.ndim <= dim < self.ndim for dim in (dim0, dim1)):
+            raise ValueError(f"transpose: dim0={dim0}, dim1={dim1} do not fit shape {self.shape}")
         axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
         return ops.transpose(self, axes)
 
@@ -348,10 +353,14 @@ def tensor(data: Any, requires_grad: bool = False) -> Tensor:
     data : array, Tensor, number or nested list
     requires_grad : bool
         See :class:`Tensor`.
+
+    Returns
+    -------
+    Tensor
+        A leaf.
     """
-    result = Tensor(data, requires_grad)
-    result._data = result._data.copy()
-    return result
+    shared = Tensor(data)
+    return Tensor(shared._data.copy(), requires_grad)
 
 
 from . import graph, ops  # noqa: E402  (the operators above are theirs, and both need Tensor)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from convkern import data
-from convkern.data import random as keyed
+from convkern import random as keyed
 
 
 def random_bytes(*shape, seed=0):

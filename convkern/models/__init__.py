@@ -14,7 +14,18 @@ NAMES = tuple(_BUILDERS)
 
 
 def build(name: str, **options: Any) -> Module:
-    """The model of that name; options as in its function.
+    """The model of that name.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NAMES``.
+    **options
+        As in the function of that name.
+
+    Returns
+    -------
+    Module
 
     Raises
     ------

@@ -20,6 +20,11 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 28, se
     seed : int
         Of the initial weights.
 
+    Returns
+    -------
+    Sequential
+        Takes (N, in_channels, image_size, image_size), gives (N, num_classes).
+
     References
     ----------
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.

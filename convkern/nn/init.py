@@ -16,7 +16,8 @@ import numpy as np
 from ..random import INITIALISE, rng
 from ..tensor import Tensor
 
-GAINS = {"linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+GAINS = dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d", "sigmoid"), 1.0)
+GAINS |= {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
 
 
 class _State(threading.local):
@@ -28,14 +29,30 @@ _state = _State()
 
 
 def manual_seed(seed: int) -> None:
-    """Start the thread's initialisation draws anew from ``seed``."""
+    """Start the thread's initialisation draws anew.
+
+    Parameters
+    ----------
+    seed : int
+        0 to 2**64 - 1.
+    """
     rng(seed)  # refuses what is no seed
     _state.seed, _state.draws = seed, 0
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from ``seed`` inside the block, and go on as before after it."""
+    """Draw from a seed inside the ``with`` block, and go on as before after it.
+
+    Parameters
+    ----------
+    seed : int
+        0 to 2**64 - 1.
+
+    Yields
+    ------
+    None
+    """
     before = _state.seed, _state.draws
     manual_seed(seed)
     try:
@@ -45,13 +62,28 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def generator() -> np.random.Generator:
-    """The generator of the next draw."""
+    """The generator of the next draw.
+
+    Returns
+    -------
+    numpy.random.Generator
+    """
     _state.draws += 1
     return rng(_state.seed, INITIALISE, _state.draws)
 
 
 def fans(tensor: Tensor) -> tuple[int, int]:
-    """Inputs that one output sums, and outputs that one input reaches, for w (K, C/groups, …) or (out, in)."""
+    """Inputs that one output sums, and outputs that one input reaches.
+
+    Parameters
+    ----------
+    tensor : Tensor, (K, C/groups, …) or (out, in)
+
+    Returns
+    -------
+    (int, int)
+        Fan in and fan out.
+    """
     if tensor.ndim < 2:
         raise ValueError(f"fan in and fan out need at least 2 axes, got shape {tensor.shape}")
     taps = math.prod(tensor.shape[2:])
@@ -64,9 +96,13 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     Parameters
     ----------
     nonlinearity : str
-        "linear", "conv", "sigmoid", "tanh", "relu", "leaky_relu" or "selu".
+        "linear", "conv1d", "conv2d", "conv3d", "sigmoid", "tanh", "relu", "leaky_relu" or "selu".
     param : float, optional
         The negative slope of "leaky_relu", 0.01 by default.
+
+    Returns
+    -------
+    float
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
@@ -83,27 +119,87 @@ def _fill(tensor: Tensor, values: np.ndarray) -> Tensor:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
-    """Uniform in [a, b)."""
+    """Uniform numbers.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Overwritten in place.
+    a, b : float
+        Ends of the range [a, b).
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return _fill(tensor, generator().uniform(a, b, tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Normal with the given mean and standard deviation."""
+    """Normal numbers.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Overwritten in place.
+    mean, std : float
+        Mean and standard deviation.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return _fill(tensor, generator().normal(mean, std, tensor.shape))
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
-    """One value everywhere."""
+    """One value everywhere.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Overwritten in place.
+    value : float
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return _fill(tensor, np.asarray(value))
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Zeros."""
+    """Zeros.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Overwritten in place.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Ones."""
+    """Ones.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Overwritten in place.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return constant_(tensor, 1.0)
 
 
@@ -116,6 +212,22 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Tensor:
     """He initialisation, uniform in ±gain·√(3/fan).
 
+    Parameters
+    ----------
+    tensor : Tensor, (K, C/groups, …) or (out, in)
+        Overwritten in place.
+    a : float
+        Negative slope of "leaky_relu".
+    mode : "fan_in" or "fan_out"
+        Keeps the variance forward or backward.
+    nonlinearity : str
+        As in :func:`calculate_gain`.
+
+    Returns
+    -------
+    Tensor
+        The same.
+
     References
     ----------
     He, Zhang, Ren and Sun, "Delving Deep into Rectifiers", 2015.
@@ -125,12 +237,35 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonli
 
 
 def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Tensor:
-    """He initialisation, normal with standard deviation gain/√fan; source as :func:`kaiming_uniform_`."""
+    """He initialisation, normal with standard deviation gain/√fan; source as :func:`kaiming_uniform_`.
+
+    Parameters
+    ----------
+    tensor, a, mode, nonlinearity
+        As in :func:`kaiming_uniform_`.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity))
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Xavier initialisation, uniform in ±gain·√(6/(fan_in + fan_out)).
+
+    Parameters
+    ----------
+    tensor : Tensor, (K, C/groups, …) or (out, in)
+        Overwritten in place.
+    gain : float
+        See :func:`calculate_gain`.
+
+    Returns
+    -------
+    Tensor
+        The same.
 
     References
     ----------
@@ -141,5 +276,16 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """Xavier initialisation, normal with standard deviation gain·√(2/(fan_in + fan_out)); source as the uniform one."""
+    """Xavier initialisation, normal with standard deviation gain·√(2/(fan_in + fan_out)); source as the uniform one.
+
+    Parameters
+    ----------
+    tensor, gain
+        As in :func:`xavier_uniform_`.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
     return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))))

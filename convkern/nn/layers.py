@@ -78,7 +78,7 @@ class Conv2d(Module):
         self.stride = arg.per_axis(stride, "Conv2d: stride", 1)
         self.dilation = arg.per_axis(dilation, "Conv2d: dilation", 1)
         arg.sides(padding, self.kernel_size, self.stride, self.dilation)  # refuses what no call would take
-        self.padding, self.groups = arg.frozen(padding), groups
+        self.padding, self.groups = padding, groups
         self.weight = Parameter(np.empty((k, c // groups, *self.kernel_size), dtype))
         self.bias = Parameter(np.empty(k, dtype)) if bias else None
         _draw_like_pytorch(self.weight, self.bias)

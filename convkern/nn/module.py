@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
+
+
+_hook_keys = count()  # never given twice: an old handle takes nothing else off
 
 
 class HookHandle:
@@ -41,16 +45,22 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
-        for registry, kind in ((self._parameters, Parameter), (self._modules, Module)):
-            registry.pop(name, None)
-            if isinstance(value, kind):
-                self.__dict__.pop(name, None)
-                registry[name] = value
-                return
-        if name in self._buffers:
+        if isinstance(value, Parameter):
+            self._claim(name, self._parameters)[name] = value
+        elif isinstance(value, Module):
+            self._claim(name, self._modules)[name] = value
+        elif name in self._buffers and isinstance(value, np.ndarray):
             self._buffers[name] = value
-            return
-        object.__setattr__(self, name, value)
+        else:
+            self._claim(name, self.__dict__)
+            object.__setattr__(self, name, value)
+
+    def _claim(self, name: str, owner: dict[str, Any]) -> dict[str, Any]:
+        """Take a name from whatever else it stood for."""
+        for registry in (self._parameters, self._modules, self._buffers, self.__dict__):
+            if registry is not owner:
+                registry.pop(name, None)
+        return owner
 
     def __getattr__(self, name: str) -> Any:
         for registry in ("_parameters", "_modules", "_buffers"):
@@ -66,7 +76,9 @@ class Module:
 
     def register_buffer(self, name: str, value: np.ndarray) -> None:
         """Keep an array that is saved with the parameters but not trained."""
-        self._buffers[name] = value
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"register_buffer: {name} must be a NumPy array, got {type(value).__name__}")
+        self._claim(name, self._buffers)[name] = value
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the result; every Module defines its own."""
@@ -82,7 +94,7 @@ class Module:
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> HookHandle:
         """Call ``hook(module, args, result)`` after every forward; what it gives, unless None, replaces the result."""
-        key = max(self._hooks, default=-1) + 1
+        key = next(_hook_keys)
         self._hooks[key] = hook
         return HookHandle(self._hooks, key)
 
@@ -188,7 +200,7 @@ class Module:
         Raises
         ------
         ValueError
-            Naming everything that is missing, unexpected or of another shape; nothing is changed then.
+            Naming everything that is missing, unexpected or of another shape or kind; nothing is changed then.
         """
         targets: dict[str, np.ndarray] = {name: p.data for name, p in self.named_parameters()}
         targets.update(self.named_buffers())
@@ -199,6 +211,11 @@ class Module:
             f"{name} has shape {array.shape}, expected {targets[name].shape}"
             for name, array in arrays.items()
             if array.shape != targets[name].shape
+        ]
+        wrong += [
+            f"{name} has dtype {array.dtype}, which does not convert to {targets[name].dtype}"
+            for name, array in arrays.items()
+            if not np.can_cast(array.dtype, targets[name].dtype, "same_kind")
         ]
         if wrong:
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(wrong)}")

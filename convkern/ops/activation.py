@@ -8,12 +8,22 @@ import numpy as np
 
 from ..graph import record
 from . import arguments as arg
+from .reduce import axes_of
 from .reduce import sum as sum_
 
 
 def relu(x: Any) -> Any:
-    """max(x, 0); NaN stays NaN."""
-    y = np.maximum(arg.array_of(x, "x"), 0)
+    """max(x, 0); NaN stays NaN, and the derivative at 0 is 0.
+
+    Parameters
+    ----------
+    x : array or Tensor
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
+    y = np.asarray(np.maximum(arg.array_of(x, "x"), 0))
     return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
 
 
@@ -23,7 +33,16 @@ def relu_grad(gy: Any, y: Any) -> Any:
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)), without overflow."""
+    """1 / (1 + exp(-x)), without overflow.
+
+    Parameters
+    ----------
+    x : array or Tensor
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
     xa = arg.array_of(x, "x")
     small = np.exp(-np.abs(xa))
     y = np.asarray(np.where(xa >= 0, 1, small) / (1 + small))
@@ -31,16 +50,37 @@ def sigmoid(x: Any) -> Any:
 
 
 def tanh(x: Any) -> Any:
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent.
+
+    Parameters
+    ----------
+    x : array or Tensor
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
     y = np.asarray(np.tanh(arg.array_of(x, "x")))
     return record("tanh", y, (x,), lambda needs, gy, y: [gy * (1 - y * y)], (y,))
 
 
 def softmax(x: Any, dim: int) -> Any:
-    """exp(x) divided by its sum along ``dim``."""
-    xa = arg.array_of(x, "x")
-    e = np.exp(xa - xa.max(axis=dim, keepdims=True, initial=-np.inf))
-    y = np.asarray(e / e.sum(axis=dim, keepdims=True))
+    """exp(x) divided by its sum along ``dim``.
+
+    Parameters
+    ----------
+    x : array or Tensor
+        float32 or float64; large values do not overflow.
+    dim : int
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
+    (xa,) = arg.float_arrays("softmax", x=x)
+    axes = axes_of(dim, xa.ndim)
+    e = np.exp(xa - xa.max(axis=axes, keepdims=True, initial=-np.inf))
+    y = np.asarray(e / e.sum(axis=axes, keepdims=True))
 
     def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
         return [y * (gy - sum_(gy * y, dim, True))]
@@ -49,10 +89,22 @@ def softmax(x: Any, dim: int) -> Any:
 
 
 def log_softmax(x: Any, dim: int) -> Any:
-    """Logarithm of the softmax along ``dim``, computed without it."""
-    xa = arg.array_of(x, "x")
-    shifted = xa - xa.max(axis=dim, keepdims=True, initial=-np.inf)
-    y = np.asarray(shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True)))
+    """Logarithm of the softmax along ``dim``, computed without it.
+
+    Parameters
+    ----------
+    x : array or Tensor
+        float32 or float64.
+    dim : int
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
+    (xa,) = arg.float_arrays("log_softmax", x=x)
+    axes = axes_of(dim, xa.ndim)
+    shifted = xa - xa.max(axis=axes, keepdims=True, initial=-np.inf)
+    y = np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True)))
 
     def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
         from .arithmetic import exp

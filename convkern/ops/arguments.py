@@ -18,6 +18,13 @@ def array_of(value: Any, name: str) -> np.ndarray:
     return value.data if isinstance(value, Tensor) else device.as_array(value, name)
 
 
+def kept(value: Any, *others: Any) -> Any:
+    """``value`` as the gradient of ``others`` will want it, or None where none of them requires one."""
+    if not any(isinstance(other, Tensor) and other.requires_grad for other in others):
+        return None
+    return value if isinstance(value, (Tensor, bool, int, float)) else device.as_array(value, "saved value")
+
+
 def float_arrays(function: str, **values: Any) -> list[np.ndarray]:
     """Arrays of one floating dtype, float32 or float64."""
     arrays: dict[str, np.ndarray] = {}
@@ -77,39 +84,35 @@ def sides(value: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation
     return tuple((v, v) for v in per_axis(value, "padding", 0, axes))
 
 
-def frozen(value: Any) -> Any:
-    """Lists as tuples, so that arguments can be cache keys."""
-    return tuple(frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
 def activation_code(value: Any) -> int:
-    if value not in ACTIVATIONS:
+    if not isinstance(value, (str, type(None))) or value not in ACTIVATIONS:
         raise ValueError(f"activation must be None or 'relu', got {value!r}")
     return ACTIVATIONS[value]
 
 
 def check_precision(value: Any) -> str:
-    if value not in PRECISIONS:
+    if not isinstance(value, str) or value not in PRECISIONS:
         raise ValueError(f"precision must be 'default' or 'strict', got {value!r}")
     return str(value)
 
 
 def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tuple[Any, ...]) -> np.ndarray:
     """An array for the result: ``out`` when it is given and fits, otherwise a new one."""
+    dtype = dtype.newbyteorder("=")
     if out is None:
-        return np.empty(shape, dtype.newbyteorder("="))
+        return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.shape != shape or out.dtype != dtype:
+    if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got {out.shape} and {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
     if any(isinstance(p, Tensor) for p in parents):
         raise TypeError("out is for arrays; a Tensor's operations make their own results")
-    if any(np.may_share_memory(out, p) for p in parents if isinstance(p, np.ndarray)):
+    if any(p is not None and np.may_share_memory(out, array_of(p, "input")) for p in parents):
         raise ValueError("out overlaps an input")
     # A kernel writes plain rows; a strided out is filled from them at the end, see deliver().
-    return out if device.kernel_array(out) is out else np.empty(shape, dtype.newbyteorder("="))
+    return out if device.kernel_array(out) is out else np.empty(shape, dtype)
 
 
 def deliver(result: np.ndarray, out: Any, like: np.ndarray) -> np.ndarray:

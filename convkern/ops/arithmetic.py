@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graph import record
 from . import arguments as arg
-from .shape import cast, sum_to
+from .shape import sum_to
 
 
 def _operand(value: Any, name: str) -> Any:
@@ -19,33 +19,30 @@ def _operand(value: Any, name: str) -> Any:
     )
 
 
-def _fit(gradient: Any, operand: Any) -> Any:
-    """A gradient in the shape and dtype of its operand."""
-    return cast(sum_to(gradient, operand.shape), operand.dtype)
-
-
-def _binary(name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], save: bool) -> Any:
+def _binary(name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], *saved: Any) -> Any:
     aa, ba = _operand(a, "left operand"), _operand(b, "right operand")
     try:
         y = np.asarray(compute(aa, ba))
     except ValueError:
         raise ValueError(f"{name}: shapes {np.shape(aa)} and {np.shape(ba)} do not broadcast") from None
 
+    shapes = np.shape(aa), np.shape(ba)
+
     def fitted(needs: list[bool], gy: Any, *saved: Any) -> list[Any]:
         grads = vjp(needs, gy, *saved)
-        return [_fit(g, x) if need else None for g, x, need in zip(grads, (aa, ba), needs, strict=True)]
+        return [sum_to(g, shape) if need else None for g, shape, need in zip(grads, shapes, needs, strict=True)]
 
-    return record(name, y, (a, b), fitted, (a, b) if save else ())
+    return record(name, y, (a, b), fitted, saved)
 
 
 def add(a: Any, b: Any) -> Any:
     """a + b."""
-    return _binary("add", np.add, a, b, lambda needs, gy: (gy, gy), save=False)
+    return _binary("add", np.add, a, b, lambda needs, gy: (gy, gy))
 
 
 def sub(a: Any, b: Any) -> Any:
     """a - b."""
-    return _binary("sub", np.subtract, a, b, lambda needs, gy: (gy, -gy if needs[1] else None), save=False)
+    return _binary("sub", np.subtract, a, b, lambda needs, gy: (gy, -gy if needs[1] else None))
 
 
 def mul(a: Any, b: Any) -> Any:
@@ -54,16 +51,16 @@ def mul(a: Any, b: Any) -> Any:
     def vjp(needs: list[bool], gy: Any, a: Any, b: Any) -> tuple[Any, Any]:
         return gy * b if needs[0] else None, gy * a if needs[1] else None
 
-    return _binary("mul", np.multiply, a, b, vjp, save=True)
+    return _binary("mul", np.multiply, a, b, vjp, arg.kept(a, b), arg.kept(b, a))
 
 
 def div(a: Any, b: Any) -> Any:
     """a / b."""
 
     def vjp(needs: list[bool], gy: Any, a: Any, b: Any) -> tuple[Any, Any]:
-        return gy / b if needs[0] else None, -gy * a / (b * b) if needs[1] else None
+        return gy / b if needs[0] else None, -gy * (a / b) / b if needs[1] else None
 
-    return _binary("div", np.true_divide, a, b, vjp, save=True)
+    return _binary("div", np.true_divide, a, b, vjp, arg.kept(a, b), arg.kept(b, a, b))
 
 
 def _unary(name: str, x: Any, y: Any, vjp: Callable[..., Any], saved: tuple[Any, ...]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import kernel_array
 from ..graph import record
-from ..kernels.spec import ConvSpec, output_size, reach
+from ..kernels.spec import ConvSpec, Pair, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute
 from . import arguments as arg
@@ -17,7 +17,6 @@ from .activation import relu_grad
 from .shape import expand
 
 
-@lru_cache(maxsize=4096)
 def conv_spec(
     function: str,
     x_shape: tuple[int, ...],
@@ -33,11 +32,26 @@ def conv_spec(
         raise ValueError(f"{function}: w must have 4 axes (K, C/groups, R, S), got shape {w_shape}")
     if min(w_shape) < 1:
         raise ValueError(f"{function}: w must not be empty, got shape {w_shape}")
-    kernel = w_shape[2:]
     strides = arg.per_axis(stride, f"{function}: stride", 1)
     dilations = arg.per_axis(dilation, f"{function}: dilation", 1)
     groups = arg.integer(groups, f"{function}: groups", 1)
-    pads = arg.sides(padding, kernel, strides, dilations)
+    pads = arg.sides(padding, w_shape[2:], strides, dilations)
+    return _fitting(function, x_shape, w_shape, strides, pads, dilations, groups, arg.activation_code(activation))
+
+
+@lru_cache(maxsize=4096)  # of checked ints only: 1, 1.0 and True are one key
+def _fitting(
+    function: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[Pair, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+    activation: int,
+) -> ConvSpec:
+    """Check that sizes and channels fit together."""
+    kernel = w_shape[2:]
     n, c, *size = x_shape
     if c != w_shape[1] * groups:
         raise ValueError(
@@ -53,8 +67,14 @@ def conv_spec(
                 f"input's {name} {size[axis]} with padding {pads[axis]}"
             )
     out = tuple(output_size(size[i], kernel[i], strides[i], pads[i], dilations[i]) for i in range(2))
-    code = arg.activation_code(activation)
-    return ConvSpec(n, c, w_shape[0], groups, tuple(size), kernel, strides, pads, dilations, out, code)  # type: ignore[arg-type]
+    return ConvSpec(n, c, w_shape[0], groups, tuple(size), kernel, strides, pads, dilations, out, activation)  # type: ignore[arg-type]
+
+
+def _options(spec: ConvSpec, precision: str) -> dict[str, Any]:
+    """The keywords with which a gradient calls the next operation."""
+    return dict(
+        stride=spec.stride, padding=spec.padding, dilation=spec.dilation, groups=spec.groups, precision=precision
+    )
 
 
 def _batched(shape: tuple[int, ...], function: str, name: str) -> tuple[int, ...]:
@@ -63,13 +83,19 @@ def _batched(shape: tuple[int, ...], function: str, name: str) -> tuple[int, ...
     return shape if len(shape) == 4 else (1, *shape)
 
 
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple of ints, got {value!r}")
+    return tuple(arg.integer(v, name, 0) for v in value)
+
+
 def _bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
     if bias is None:
         return np.empty(0, x.dtype.newbyteorder("="))
     array = arg.array_of(bias, "bias")
     if array.shape != (k,):
         raise ValueError(f"{function}: bias must have shape ({k},), one value per output channel, got {array.shape}")
-    if array.dtype != x.dtype:
+    if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
         raise TypeError(f"{function}: arrays must have one dtype, got x {x.dtype}, bias {array.dtype}")
     return kernel_array(array)
 
@@ -125,8 +151,8 @@ def conv2d(
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
     xa, wa = arg.float_arrays("conv2d", x=x, w=w)
-    stride, padding, dilation = arg.frozen(stride), arg.frozen(padding), arg.frozen(dilation)
-    shape = _batched(xa.shape, "conv2d", "x")
+    x_shape = xa.shape
+    shape = _batched(x_shape, "conv2d", "x")
     spec = conv_spec("conv2d", shape, wa.shape, stride, padding, dilation, groups, activation)
     problem = Problem("conv", "forward", "cpu", xa.dtype.name, arg.check_precision(precision), spec)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x, w, bias))
@@ -137,14 +163,15 @@ def conv2d(
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
         if spec.activation:
             gy = relu_grad(gy, y)
-        options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
+        options = _options(spec, precision)
         return [
-            conv2d_input_grad(gy, w, xa.shape, **options) if needs[0] else None,
+            conv2d_input_grad(gy, w, x_shape, **options) if needs[0] else None,
             conv2d_weight_grad(x, gy, spec.kernel, **options) if needs[1] else None,
             bias_grad(gy) if needs[2] else None,
         ]
 
-    return record("conv2d", y, (x, w, bias), vjp, (x, w, y) if spec.activation else (x, w))
+    saved = (arg.kept(x, w), arg.kept(w, x))
+    return record("conv2d", y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
 
 
 def conv2d_input_grad(
@@ -181,8 +208,7 @@ def conv2d_input_grad(
     """
     name = "conv2d_input_grad"
     ga, wa = arg.float_arrays(name, gy=gy, w=w)
-    input_shape = tuple(arg.integer(v, f"{name}: input_shape", 0) for v in input_shape)
-    stride, padding, dilation = arg.frozen(stride), arg.frozen(padding), arg.frozen(dilation)
+    input_shape = _shape(input_shape, f"{name}: input_shape")
     spec = conv_spec(name, _batched(input_shape, name, "input_shape"), wa.shape, stride, padding, dilation, groups)
     if ga.shape != spec.y_shape[4 - len(input_shape) :]:
         expected = spec.y_shape[4 - len(input_shape) :]
@@ -193,13 +219,13 @@ def conv2d_input_grad(
     gx = arg.deliver(gx, out, ga)
 
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
-        options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
+        options = _options(spec, precision)
         return [
             conv2d(ggx, w, **options) if needs[0] else None,
             conv2d_weight_grad(ggx, gy, spec.kernel, **options) if needs[1] else None,
         ]
 
-    return record(name, gx, (gy, w), vjp, (gy, w))
+    return record(name, gx, (gy, w), vjp, (arg.kept(gy, w), arg.kept(w, gy)))
 
 
 def conv2d_weight_grad(
@@ -232,9 +258,9 @@ def conv2d_weight_grad(
     """
     name = "conv2d_weight_grad"
     xa, ga = arg.float_arrays(name, x=x, gy=gy)
-    kernel = arg.per_axis(arg.frozen(kernel_size), f"{name}: kernel_size", 1)
-    stride, padding, dilation = arg.frozen(stride), arg.frozen(padding), arg.frozen(dilation)
-    shape = _batched(xa.shape, name, "x")
+    kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1)
+    x_shape = xa.shape
+    shape = _batched(x_shape, name, "x")
     k = _batched(ga.shape, name, "gy")[1]
     if shape[1] % arg.integer(groups, f"{name}: groups", 1):
         raise ValueError(f"{name}: groups={groups} must divide the {shape[1]} channels of x")
@@ -249,25 +275,26 @@ def conv2d_weight_grad(
         gw = arg.deliver(gw, out, gw)
 
     def vjp(needs: list[bool], ggw: Any, x: Any, gy: Any) -> list[Any]:
-        options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
+        options = _options(spec, precision)
         return [
-            conv2d_input_grad(gy, ggw, xa.shape, **options) if needs[0] else None,
+            conv2d_input_grad(gy, ggw, x_shape, **options) if needs[0] else None,
             conv2d(x, ggw, **options) if needs[1] else None,
         ]
 
-    return record(name, gw, (x, gy), vjp, (x, gy))
+    return record(name, gw, (x, gy), vjp, (arg.kept(x, gy), arg.kept(gy, x)))
 
 
 def bias_grad(gy: Any) -> Any:
     """Gradient of a per-channel bias: the sum of gy (N, K, P, Q) or (K, P, Q) over images and pixels, (K,)."""
     (ga,) = arg.float_arrays("bias_grad", gy=gy)
-    n, k, p, q = _batched(ga.shape, "bias_grad", "gy")
+    gy_shape = ga.shape
+    n, k, p, q = _batched(gy_shape, "bias_grad", "gy")
     spec = ConvSpec(n, 1, k, 1, (p, q), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (p, q))
     problem = Problem("conv", "bias_grad", "cpu", ga.dtype.name, "default", spec)
     gb = np.empty(k, ga.dtype.newbyteorder("="))
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), out=gb)
 
     def vjp(needs: list[bool], ggb: Any) -> list[Any]:
-        return [expand(ggb.reshape(k, 1, 1), ga.shape)]
+        return [expand(ggb.reshape(k, 1, 1), gy_shape)]
 
     return record("bias_grad", gb, (gy,), vjp)

@@ -33,33 +33,54 @@ def matmul(a: Any, b: Any) -> Any:
     if aa.shape[-1] != ba.shape[-2]:
         raise ValueError(f"matmul: inner sizes differ, {aa.shape} times {ba.shape}")
 
+    a_shape, b_shape = aa.shape, ba.shape
+    try:
+        y = np.matmul(aa, ba)
+    except ValueError:
+        raise ValueError(f"matmul: the stacks do not broadcast, {a_shape} times {b_shape}") from None
+
     def vjp(needs: list[bool], gy: Any, a: Any, b: Any) -> list[Any]:
         return [
-            sum_to(matmul(gy, _swapped(b)), aa.shape) if needs[0] else None,
-            sum_to(matmul(_swapped(a), gy), ba.shape) if needs[1] else None,
+            sum_to(matmul(gy, _swapped(b)), a_shape) if needs[0] else None,
+            sum_to(matmul(_swapped(a), gy), b_shape) if needs[1] else None,
         ]
 
-    return record("matmul", np.matmul(aa, ba), (a, b), vjp, (a, b))
+    return record("matmul", y, (a, b), vjp, (arg.kept(a, b), arg.kept(b, a)))
 
 
 def linear(x: Any, w: Any, bias: Any = None) -> Any:
-    """x · wᵀ + bias for x (…, in), w (out, in), bias (out,)."""
+    """x · wᵀ + bias.
+
+    Parameters
+    ----------
+    x : array or Tensor, (…, in)
+        float32 or float64.
+    w : array or Tensor, (out, in)
+    bias : array or Tensor, (out,), optional
+
+    Returns
+    -------
+    array or Tensor, (…, out)
+    """
     xa, wa = arg.float_arrays("linear", x=x, w=w)
-    if wa.ndim != 2 or xa.ndim < 1 or xa.shape[-1] != wa.shape[1]:
-        raise ValueError(f"linear: x of shape {xa.shape} needs w of shape (out, {xa.shape[-1:]}), got {wa.shape}")
+    if xa.ndim < 1:
+        raise ValueError("linear: x must have axes (…, in), got shape ()")
+    if wa.ndim != 2 or xa.shape[-1] != wa.shape[1]:
+        raise ValueError(f"linear: x of shape {xa.shape} needs w of shape (out, {xa.shape[-1]}), got {wa.shape}")
+    outputs, inputs = wa.shape
     y = xa @ wa.T
     if bias is not None:
-        ba = arg.array_of(bias, "bias")
-        if ba.shape != (wa.shape[0],):
-            raise ValueError(f"linear: bias must have shape ({wa.shape[0]},), got {ba.shape}")
+        *_, ba = arg.float_arrays("linear", x=x, w=w, bias=bias)
+        if ba.shape != (outputs,):
+            raise ValueError(f"linear: bias must have shape ({outputs},), got {ba.shape}")
         y += ba
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any) -> list[Any]:
-        rows = reshape(gy, (-1, wa.shape[0]))  # (…, out) -> (rows, out)
+        rows = reshape(gy, (-1, outputs))  # (…, out) -> (rows, out)
         return [
             matmul(gy, w) if needs[0] else None,
-            matmul(transpose(rows), reshape(x, (-1, wa.shape[1]))) if needs[1] else None,
+            matmul(transpose(rows), reshape(x, (-1, inputs))) if needs[1] else None,
             sum_(rows, 0) if needs[2] else None,
         ]
 
-    return record("linear", y, (x, w, bias), vjp, (x, w))
+    return record("linear", y, (x, w, bias), vjp, (arg.kept(x, w), arg.kept(w, x)))

@@ -51,12 +51,13 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     rows = np.arange(n)
     shifted = za - za.max(axis=1, keepdims=True, initial=-np.inf)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, picked]
+    dtype = za.dtype.newbyteorder("=")
     y = losses if reduction == "none" else losses.sum() / (n if reduction == "mean" else 1)
 
     def vjp(needs: list[bool], gy: Any, logits: Any) -> list[Any]:
-        onehot = np.zeros((n, classes), za.dtype)
+        onehot = np.zeros((n, classes), dtype)
         onehot[rows, picked] = 1
-        scale = gy.reshape(-1, 1) / za.dtype.type(n) if reduction == "mean" else gy.reshape(-1, 1)
+        scale = gy.reshape(-1, 1) / dtype.type(n) if reduction == "mean" else gy.reshape(-1, 1)
         return [(softmax(logits, 1) - onehot) * scale]
 
-    return record("cross_entropy", np.asarray(y, za.dtype), (logits,), vjp, (logits,))
+    return record("cross_entropy", np.asarray(y, dtype), (logits,), vjp, (logits,))

@@ -53,7 +53,7 @@ def pointwise(
     """
     name = "pointwise"
     xa, wa = arg.float_arrays(name, x=x, w=w)
-    matrix = _matrix(wa, name)
+    matrix, w_shape = _matrix(wa, name), wa.shape
     n, c, h, v = _batched(xa.shape, name, "x")
     k = matrix.shape[0]
     if c != matrix.shape[1]:
@@ -70,18 +70,32 @@ def pointwise(
             gy = relu_grad(gy, y)
         return [
             pointwise_input_grad(gy, w, precision=precision) if needs[0] else None,
-            pointwise_weight_grad(x, gy, precision=precision).reshape(wa.shape) if needs[1] else None,
+            pointwise_weight_grad(x, gy, precision=precision).reshape(w_shape) if needs[1] else None,
             bias_grad(gy) if needs[2] else None,
         ]
 
-    return record(name, y, (x, w, bias), vjp, (x, w, y) if spec.activation else (x, w))
+    saved = (arg.kept(x, w), arg.kept(w, x))
+    return record(name, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
 
 
 def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, precision: str = "default") -> Any:
-    """Gradient of :func:`pointwise` with respect to x: gy (N, K, H, W) or (K, H, W) mixed by the transposed matrix."""
+    """Gradient of :func:`pointwise` with respect to x: every pixel's gy mixed by the transposed matrix.
+
+    Parameters
+    ----------
+    gy : array or Tensor, (N, K, H, W) or (K, H, W)
+        Gradient with respect to the output.
+    w : array or Tensor, (K, C) or (K, C, 1, 1)
+    out, precision
+        As in :func:`convkern.conv2d`.
+
+    Returns
+    -------
+    array or Tensor, (N, C, H, W) or (C, H, W)
+    """
     name = "pointwise_input_grad"
     ga, wa = arg.float_arrays(name, gy=gy, w=w)
-    matrix = _matrix(wa, name)
+    matrix, w_shape = _matrix(wa, name), wa.shape
     n, k, h, v = _batched(ga.shape, name, "gy")
     if k != matrix.shape[0]:
         raise ValueError(f"{name}: gy has {k} channels, but w of shape {wa.shape} gives {matrix.shape[0]}")
@@ -94,14 +108,27 @@ def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, prec
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
         return [
             pointwise(ggx, w, precision=precision) if needs[0] else None,
-            pointwise_weight_grad(ggx, gy, precision=precision).reshape(wa.shape) if needs[1] else None,
+            pointwise_weight_grad(ggx, gy, precision=precision).reshape(w_shape) if needs[1] else None,
         ]
 
-    return record(name, gx, (gy, w), vjp, (gy, w))
+    return record(name, gx, (gy, w), vjp, (arg.kept(gy, w), arg.kept(w, gy)))
 
 
 def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, precision: str = "default") -> Any:
-    """Gradient of :func:`pointwise` with respect to w, (K, C): the products of x and gy summed over images and pixels."""
+    """Gradient of :func:`pointwise` with respect to w: the products of x and gy summed over images and pixels.
+
+    Parameters
+    ----------
+    x : array or Tensor, (N, C, H, W) or (C, H, W)
+    gy : array or Tensor, (N, K, H, W) or (K, H, W)
+        Gradient with respect to the output.
+    out, precision
+        As in :func:`convkern.conv2d`.
+
+    Returns
+    -------
+    array or Tensor, (K, C)
+    """
     name = "pointwise_weight_grad"
     xa, ga = arg.float_arrays(name, x=x, gy=gy)
     n, c, h, v = _batched(xa.shape, name, "x")
@@ -122,4 +149,4 @@ def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, pre
             pointwise(x, ggw, precision=precision) if needs[1] else None,
         ]
 
-    return record(name, gw, (x, gy), vjp, (x, gy))
+    return record(name, gw, (x, gy), vjp, (arg.kept(x, gy), arg.kept(gy, x)))

@@ -9,15 +9,15 @@ import numpy as np
 
 from ..device import kernel_array
 from ..graph import record
-from ..kernels.spec import PoolSpec, empty_window, output_size, reach
+from ..kernels.spec import Pair, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute
+from ..tensor import Tensor
 from . import arguments as arg
 from .conv import _batched
 from .shape import take_flat
 
 
-@lru_cache(maxsize=4096)
 def pool_spec(
     function: str,
     x_shape: tuple[int, ...],
@@ -35,6 +35,22 @@ def pool_spec(
     dilations = arg.per_axis(dilation, f"{function}: dilation", 1)
     pads = arg.sides(padding, kernel, strides, dilations)
     divisor = 0 if divisor is None else arg.integer(divisor, f"{function}: divisor_override", 1)
+    counting = int(bool(count_include_pad)), divisor
+    return _fitting(function, x_shape, kernel, strides, pads, dilations, bool(ceil_mode), counting)
+
+
+@lru_cache(maxsize=4096)  # of checked ints only: 1, 1.0 and True are one key
+def _fitting(
+    function: str,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[Pair, ...],
+    dilations: tuple[int, ...],
+    ceil_mode: bool,
+    counting: Pair,
+) -> PoolSpec:
+    """Check that every window fits."""
     n, c, *size = x_shape
     if c < 1:
         raise ValueError(f"{function}: x must have channels, got shape {x_shape}")
@@ -58,8 +74,7 @@ def pool_spec(
                 f"kernel_size {kernel[axis]}, dilation {dilations[axis]}, padding {pads[axis]}"
             )
         out.append(positions)
-    include = int(bool(count_include_pad))
-    return PoolSpec(n, c, tuple(size), kernel, strides, pads, dilations, tuple(out), include, divisor)  # type: ignore[arg-type]
+    return PoolSpec(n, c, tuple(size), kernel, strides, pads, dilations, tuple(out), *counting)  # type: ignore[arg-type]
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: PoolSpec) -> Problem:
@@ -104,20 +119,22 @@ def max_pool2d(
         h * W + w of each winner in the unpadded plane: the first of equals. NaN wins over everything.
     """
     (xa,) = arg.float_arrays("max_pool2d", x=x)
-    shape = _batched(xa.shape, "max_pool2d", "x")
-    options = (arg.frozen(kernel_size), arg.frozen(stride), arg.frozen(padding), arg.frozen(dilation), bool(ceil_mode))
-    spec = pool_spec("max_pool2d", shape, *options)
+    x_shape = xa.shape
+    shape = _batched(x_shape, "max_pool2d", "x")
+    spec = pool_spec("max_pool2d", shape, kernel_size, stride, padding, dilation, ceil_mode)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x,))
     indices = np.empty(y.shape, np.int64)
     flat = (kernel_array(xa.reshape(shape)), spec, indices.reshape(spec.y_shape), y.reshape(spec.y_shape))
     execute(_problem("max_forward", xa, precision, spec), flat[0], out=(flat[2], flat[3]))
     y = arg.deliver(y, out, xa)
 
-    def vjp(needs: list[bool], gy: Any) -> list[Any]:
-        return [_max_pool_grad(gy, indices, xa.shape, spec, precision)]
+    def vjp(needs: list[bool], gy: Any, indices: np.ndarray) -> list[Any]:
+        return [_max_pool_grad(gy, indices, x_shape, spec, precision)]
 
-    y = record("max_pool2d", y, (x,), vjp)
-    return (y, indices) if return_indices else y
+    y = record("max_pool2d", y, (x,), vjp, (indices,))
+    if not return_indices:
+        return y
+    return y, indices.copy() if isinstance(y, Tensor) else indices  # backward must find its own as they were
 
 
 def _max_pool_grad(gy: Any, indices: np.ndarray, shape: tuple[int, ...], spec: PoolSpec, precision: str) -> Any:
@@ -128,10 +145,10 @@ def _max_pool_grad(gy: Any, indices: np.ndarray, shape: tuple[int, ...], spec: P
     flat_indices = indices.reshape(spec.y_shape)
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), flat_indices, out=gx.reshape(spec.x_shape))
 
-    def vjp(needs: list[bool], ggx: Any) -> list[Any]:
+    def vjp(needs: list[bool], ggx: Any, indices: np.ndarray) -> list[Any]:
         return [take_flat(ggx, indices)]
 
-    return record("max_pool2d backward", gx, (gy,), vjp)
+    return record("max_pool2d backward", gx, (gy,), vjp, (indices,))
 
 
 def avg_pool2d(
@@ -164,20 +181,21 @@ def avg_pool2d(
     """
     (xa,) = arg.float_arrays("avg_pool2d", x=x)
     shape = _batched(xa.shape, "avg_pool2d", "x")
-    options = (arg.frozen(kernel_size), arg.frozen(stride), arg.frozen(padding), 1, bool(ceil_mode))
-    spec = pool_spec("avg_pool2d", shape, *options, bool(count_include_pad), divisor_override)
+    options = (kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override)
+    spec = pool_spec("avg_pool2d", shape, *options)
     return _avg_pool(x, spec, out, precision)
 
 
 def _avg_pool(x: Any, spec: PoolSpec, out: np.ndarray | None, precision: str) -> Any:
     xa = arg.array_of(x, "x")
+    x_shape = xa.shape
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x,))
     problem = _problem("avg_forward", xa, precision, spec)
     execute(problem, kernel_array(xa.reshape(spec.x_shape)), out=y.reshape(spec.y_shape))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
-        return [_avg_pool_grad(gy, xa.shape, spec, precision)]
+        return [_avg_pool_grad(gy, x_shape, spec, precision)]
 
     return record("avg_pool2d", y, (x,), vjp)
 

@@ -9,10 +9,12 @@ import numpy as np
 
 from ..graph import record
 from . import arguments as arg
+from .arithmetic import div
 from .shape import expand, reshape
 
 
-def _axes(dim: Any, ndim: int) -> tuple[int, ...]:
+def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that ``dim`` names, counted from 0: None means all."""
     if dim is None:
         return tuple(range(ndim))
     axes = dim if isinstance(dim, (tuple, list)) else (dim,)
@@ -29,11 +31,11 @@ def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 def sum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Sum over all elements, or along ``dim`` (an int or several)."""
     xa = arg.array_of(x, "x")
-    axes = _axes(dim, xa.ndim)
+    shape, axes = xa.shape, axes_of(dim, xa.ndim)
     y = np.asarray(xa.sum(axis=axes, keepdims=keepdim))
 
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
-        return [expand(reshape(gy, _kept(xa.shape, axes)), xa.shape)]
+        return [expand(reshape(gy, _kept(shape, axes)), shape)]
 
     return record("sum", y, (x,), vjp)
 
@@ -41,24 +43,24 @@ def sum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 def mean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Mean over all elements, or along ``dim`` (an int or several)."""
     xa = arg.array_of(x, "x")
-    count = math.prod(xa.shape[a] for a in _axes(dim, xa.ndim))
+    count = math.prod(xa.shape[a] for a in axes_of(dim, xa.ndim))
     if count == 0:
         raise ValueError(f"mean: nothing to average in shape {xa.shape} along dim={dim}")
-    return sum(x, dim, keepdim) / xa.dtype.type(count)
+    return div(sum(x, dim, keepdim), xa.dtype.type(count))
 
 
 def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Largest element, or largest along ``dim``; the gradient goes in equal shares to all that reach it (``amax``)."""
     xa = arg.array_of(x, "x")
-    axes = _axes(dim, xa.ndim)
-    if 0 in (xa.shape[a] for a in axes):
-        raise ValueError(f"max: nothing to compare in shape {xa.shape} along dim={dim}")
-    top = xa.max(axis=axes, keepdims=True)
-    y = np.asarray(top if keepdim else top.reshape([n for i, n in enumerate(xa.shape) if i not in axes]))
+    shape, axes = xa.shape, axes_of(dim, xa.ndim)
+    if 0 in (shape[a] for a in axes):
+        raise ValueError(f"max: nothing to compare in shape {shape} along dim={dim}")
+    y = np.asarray(xa.max(axis=axes, keepdims=keepdim))
 
-    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+    def vjp(needs: list[bool], gy: Any, x: Any, y: Any) -> list[Any]:
+        xa, top = arg.array_of(x, "x"), arg.array_of(y, "y").reshape(_kept(shape, axes))
         winners = (xa == top) | ((xa != xa) & (top != top))
         share = (winners / winners.sum(axis=axes, keepdims=True)).astype(xa.dtype)
-        return [expand(reshape(gy, top.shape), xa.shape) * share]
+        return [expand(reshape(gy, top.shape), shape) * share]
 
-    return record("max", y, (x,), vjp)
+    return record("max", y, (x,), vjp, (x, y))

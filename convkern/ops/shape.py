@@ -20,23 +20,23 @@ def reshape(x: Any, *shape: Any) -> Any:
         y = xa.reshape(tuple(sizes))
     except ValueError:
         raise ValueError(f"reshape: x of shape {xa.shape} does not fit into {tuple(sizes)}") from None
-    return record("reshape", y, (x,), lambda needs, gy: [reshape(gy, xa.shape)])
+    before = xa.shape
+    return record("reshape", y, (x,), lambda needs, gy: [reshape(gy, before)])
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Join the axes from ``start_dim`` to ``end_dim`` into one."""
     shape = arg.array_of(x, "x").shape
-    last = end_dim % max(len(shape), 1)
-    if not shape or start_dim % len(shape) > last:
+    first, last = (d + len(shape) if d < 0 else d for d in (start_dim, end_dim))
+    if not 0 <= first <= last < len(shape):
         raise ValueError(f"flatten: start_dim={start_dim}, end_dim={end_dim} do not fit shape {shape}")
-    first = start_dim % len(shape)
     return reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """Permute the axes; reversed by default."""
     xa = arg.array_of(x, "x")
-    order = tuple(reversed(range(xa.ndim))) if axes is None else tuple(a % xa.ndim for a in axes)
+    order = tuple(reversed(range(xa.ndim))) if axes is None else tuple(a + xa.ndim if a < 0 else a for a in axes)
     if sorted(order) != list(range(xa.ndim)):
         raise ValueError(f"transpose: axes must name each of {xa.ndim} axes once, got {axes}")
     back = tuple(int(i) for i in np.argsort(order))
@@ -46,8 +46,12 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
 def expand(x: Any, shape: Sequence[int]) -> Any:
     """Broadcast to ``shape``."""
     xa = arg.array_of(x, "x")
-    y = np.broadcast_to(xa, tuple(shape))
-    return record("expand", y, (x,), lambda needs, gy: [sum_to(gy, xa.shape)])
+    try:
+        y = np.broadcast_to(xa, tuple(shape))
+    except ValueError:
+        raise ValueError(f"expand: x of shape {xa.shape} does not broadcast to {tuple(shape)}") from None
+    before = xa.shape
+    return record("expand", y, (x,), lambda needs, gy: [sum_to(gy, before)])
 
 
 def sum_to(x: Any, shape: Sequence[int]) -> Any:
@@ -58,7 +62,8 @@ def sum_to(x: Any, shape: Sequence[int]) -> Any:
     lead = xa.ndim - len(shape)
     stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and xa.shape[i + lead] != 1)
     y = xa.sum(axis=(*range(lead), *stretched), keepdims=True).reshape(tuple(shape))
-    return record("sum_to", y, (x,), lambda needs, gy: [expand(gy, xa.shape)])
+    before = xa.shape
+    return record("sum_to", y, (x,), lambda needs, gy: [expand(gy, before)])
 
 
 def cast(x: Any, dtype: Any) -> Any:
@@ -66,7 +71,8 @@ def cast(x: Any, dtype: Any) -> Any:
     xa = arg.array_of(x, "x")
     if xa.dtype == np.dtype(dtype):
         return x
-    return record("cast", xa.astype(dtype), (x,), lambda needs, gy: [cast(gy, xa.dtype)])
+    before = xa.dtype
+    return record("cast", xa.astype(dtype), (x,), lambda needs, gy: [cast(gy, before)])
 
 
 def clone(x: Any) -> Any:
@@ -90,7 +96,8 @@ def getitem(x: Any, index: Any) -> Any:
     xa = arg.array_of(x, "x")
     index = _plain_index(index)
     y = np.asarray(xa[index])
-    return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, xa.shape)])
+    before = xa.shape
+    return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, before)])
 
 
 def _put(gy: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -107,13 +114,14 @@ def _put(gy: Any, index: Any, shape: tuple[int, ...]) -> Any:
 def take_flat(x: Any, indices: np.ndarray) -> Any:
     """x (…, H, W) read at flat plane positions ``indices`` (…, P, Q)."""
     xa = arg.array_of(x, "x")
-    planes, reads = xa.reshape(*xa.shape[:-2], -1), indices.reshape(*indices.shape[:-2], -1)
+    shape = xa.shape
+    planes, reads = xa.reshape(*shape[:-2], -1), indices.reshape(*indices.shape[:-2], -1)
     y = np.take_along_axis(planes, reads, axis=-1).reshape(indices.shape)
 
-    def vjp(needs: list[bool], gy: Any) -> list[Any]:
-        return [_put_flat(gy, indices, xa.shape)]
+    def vjp(needs: list[bool], gy: Any, indices: np.ndarray) -> list[Any]:
+        return [_put_flat(gy, indices, shape)]
 
-    return record("take_flat", y, (x,), vjp)
+    return record("take_flat", y, (x,), vjp, (indices,))
 
 
 def _put_flat(gy: Any, indices: np.ndarray, shape: tuple[int, ...]) -> Any:

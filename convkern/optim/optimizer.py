@@ -35,6 +35,8 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         name = type(self).__name__
+        if isinstance(params, Tensor):
+            raise TypeError(f"{name}: params must be an iterable of Tensors or of dicts, got a Tensor")
         groups = list(params)
         if not groups:
             raise ValueError(f"{name}: params must not be empty")
@@ -44,15 +46,19 @@ class Optimizer:
         self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
         seen: set[int] = set()
         for given in groups:
+            if not isinstance(given, dict) or "params" not in given:
+                raise TypeError(f"{name}: a parameter group must be a dict with 'params', got {given!r}")
             unknown = set(given) - {"params", *defaults}
             if unknown:
                 raise ValueError(f"{name}: a parameter group has unknown options {sorted(unknown)}")
             members = list(given["params"])
             for p in members:
-                if not isinstance(p, Tensor) or not p.is_leaf:
-                    raise TypeError(f"{name}: params must be leaf Tensors, got {type(p).__name__}")
+                if not isinstance(p, Tensor):
+                    raise TypeError(f"{name}: params must be Tensors, got {type(p).__name__}")
+                if p.grad_fn is not None:
+                    raise ValueError(f"{name}: params must be leaves, got the result of {p.grad_fn.name}")
                 if id(p) in seen:
-                    raise ValueError(f"{name}: a parameter appears twice")
+                    raise ValueError(f"{name}: params holds the same Tensor twice, shape {p.shape}")
                 seen.add(id(p))
             group = {**defaults, **given, "params": members}
             self.check(group)
@@ -101,6 +107,9 @@ class Optimizer:
             If the groups, the options or the shapes of the state do not fit; nothing is changed then.
         """
         name = type(self).__name__
+        missing = {"state", "param_groups"} - set(state_dict)
+        if missing:
+            raise ValueError(f"{name}: the state lacks {', '.join(sorted(missing))}, it has {sorted(state_dict)}")
         groups = state_dict["param_groups"]
         mine = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group["params"]) for group in groups]

@@ -1,0 +1,276 @@
+"""The training loop: a run in memory, its steps, epochs, checkpoints and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import convkern as ck
+
+from . import checkpoint as checkpoints
+from . import folder as folders
+from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
+from .config import Config
+from .evaluation import build_model, evaluate_model
+from .interrupt import Interrupted, StopRequest
+from .metrics import MetricsFile
+from .progress import Progress
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the checkpoints, metrics and pictures.
+    accuracy : float
+        Of the last epoch's weights on the test images, 0 to 1.
+    best_accuracy : float
+        Of the best epoch's.
+    best_epoch : int
+        From 1.
+    """
+
+    folder: Path
+    accuracy: float
+    best_accuracy: float
+    best_epoch: int
+
+
+class Trainer:
+    """A run in memory: data, model, optimizer and how far it has come.
+
+    Parameters
+    ----------
+    config : Config
+
+    Attributes
+    ----------
+    folder : Path
+        Where checkpoints, metrics and pictures go; set it before `save` or `run`.
+    """
+
+    folder: Path
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        train_set = ck.data.load(config.data, "train", config.data_dir)
+        self.test_set = ck.data.load(config.data, "test", config.data_dir)
+        mean, std = ck.data.channel_stats(train_set)
+        self.facts = Facts(
+            model=config.model,
+            shape=train_set.shape,
+            mean=mean,
+            std=std,
+            classes=train_set.classes,
+            seed=config.seed,
+            data_crc=_data_crc(train_set, self.test_set),
+        )
+        self.loader = ck.data.DataLoader(
+            train_set, config.batch_size, shuffle=True, seed=config.seed, mean=mean, std=std
+        )
+        self._steps = config.epochs * len(self.loader)
+        self.position = Position()
+        self.model = build_model(self.facts)
+        self.optimizer = build_optimizer(config, self.model)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over everything that a checkpoint holds.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to other data or another seed.
+        """
+        names = [field.name for field in dataclasses.fields(Facts)]
+        differing = [name for name in names if getattr(saved.facts, name) != getattr(self.facts, name)]
+        if differing:
+            raise ValueError(
+                f"{self.folder} cannot be resumed: its data or model are not those of its checkpoint "
+                f"({', '.join(differing)} differ)"
+            )
+        self.position = saved.position
+        self.model.load_state_dict(saved.weights)
+        self.optimizer.load_state_dict(saved.optimizer)
+
+    def save(self, *names: str) -> None:
+        """Write a checkpoint of this moment into the run's folder, under each name."""
+        state = Checkpoint(self.facts, self.position, self.model.state_dict(), self.optimizer.state_dict())
+        for name in names:
+            checkpoints.save(self.folder / name, state)
+
+    def run(self, progress: Progress) -> Result:
+        """Train until the last epoch, then draw the pictures.
+
+        Raises
+        ------
+        Interrupted
+            On Ctrl-C.
+        """
+        metrics = MetricsFile(self.folder / folders.METRICS)
+        history = metrics.rewind(self.position.epoch)
+        try:
+            with StopRequest() as stop:
+                progress.open(self.position)
+                while self.position.epoch < self.config.epochs:
+                    self._train_epoch(stop, progress)
+                    record = self._end_epoch(stop, metrics)
+                    history.append(record)
+                    progress.epoch(record)
+                    self._act_on(stop)
+            progress.close()
+            accuracy = self._draw(history)
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:  # the second Ctrl-C, or one while the pictures are drawn
+            raise Interrupted(self.folder) from None
+        finally:
+            progress.close()
+        return Result(self.folder, accuracy, self.position.best_accuracy, self.position.best_epoch)
+
+    def warm_up(self, progress: Progress) -> None:
+        """Compile what the run needs, on a model and an optimizer of the same kind that are thrown away."""
+        model = build_model(self.facts)
+        optimizer = build_optimizer(self.config, model)
+        with progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
+            for count in _batch_counts(len(self.loader.dataset), self.config.batch_size):
+                x, labels = self._blank(count)
+                ck.nn.functional.cross_entropy(model(x), labels).backward()
+                optimizer.step()
+            model.eval()
+            with ck.no_grad():
+                for count in _batch_counts(len(self.test_set), self.config.batch_size):
+                    x, labels = self._blank(count)
+                    ck.nn.functional.cross_entropy(model(x), labels)
+
+    def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64)
+
+    def _train_epoch(self, stop: StopRequest, progress: Progress) -> None:
+        """Make the steps of an epoch that are still to be made."""
+        position = self.position
+        self.model.train()
+        self.loader.set_epoch(position.epoch)
+        began = time.perf_counter()
+        for x, labels in self.loader.batches(start=position.step):
+            loss, right = self._step(x, labels)
+            position.step += 1
+            position.loss_sum += loss * len(labels)
+            position.correct += right
+            position.seen += len(labels)
+            now = time.perf_counter()
+            position.seconds += now - began
+            began = now
+            progress.step(position)
+            self._act_on(stop)
+
+    def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""
+        position = self.position
+        with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told in our own words
+            logits = self.model(x)  # (B, classes)
+            loss = ck.nn.functional.cross_entropy(logits, labels)
+            value = self._finite(float(loss.item()), f"epoch {position.epoch + 1}, step {position.step + 1}")
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, position.epoch * len(self.loader) + position.step, self._steps)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return value, int((logits.data.argmax(axis=1) == labels).sum())
+
+    def _finite(self, loss: float, place: str) -> float:
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss became {loss} in {place}: try a lower lr than {self.config.lr}")
+        return loss
+
+    def _end_epoch(self, stop: StopRequest, metrics: MetricsFile) -> dict[str, Any]:
+        """Test the model, then write the metrics and the checkpoints."""
+        began = time.perf_counter()
+        found = evaluate_model(
+            self.model, self.test_set, self.facts, self.config.batch_size, between=lambda: self._act_on(stop)
+        )
+        done = self.position
+        self._finite(found.loss, f"the test after epoch {done.epoch + 1}")
+        record = {
+            "epoch": done.epoch + 1,
+            "train_loss": done.loss_sum / done.seen,
+            "train_accuracy": done.correct / done.seen,
+            "test_loss": found.loss,
+            "test_accuracy": found.accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": done.seconds,
+            "test_seconds": time.perf_counter() - began,
+            "images_per_second": done.seen / done.seconds,
+        }
+        better = found.accuracy > done.best_accuracy
+        best = (found.accuracy, done.epoch + 1) if better else (done.best_accuracy, done.best_epoch)
+        self.position = Position(epoch=done.epoch + 1, best_accuracy=best[0], best_epoch=best[1])
+        # The checkpoint comes last: whatever a crash leaves in the other files is then dropped or written again.
+        metrics.append(record)
+        self.save(*([BEST] if better else []), LAST)
+        return record
+
+    def _act_on(self, stop: StopRequest) -> None:
+        """Between two steps, where weights and optimizer agree: save and leave if Ctrl-C was pressed."""
+        if stop.requested:
+            self.save(LAST)
+            raise Interrupted(self.folder)
+
+    def _draw(self, history: list[dict[str, Any]]) -> float:
+        """Draw the pictures; returns the accuracy of the weights they show."""
+        from . import plots
+
+        found = evaluate_model(self.model, self.test_set, self.facts, self.config.batch_size)
+        plots.curves(history, self.folder / folders.CURVES)
+        plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
+        plots.filters(self.model, self.folder / folders.FILTERS)
+        plots.features(self.model, self.test_set, self.facts, self.folder / folders.FEATURES)
+        return found.accuracy
+
+
+def build_optimizer(config: Config, model: Any) -> Any:
+    """The optimizer that the configuration names, over all parameters of a model."""
+    if config.optimizer == "sgd":
+        return ck.optim.SGD(model.parameters(), lr=config.lr, momentum=MOMENTUM, weight_decay=config.weight_decay)
+    return ck.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: Config, step: int, steps: int) -> float:
+    """The learning rate of a step: a function of its number alone, so that a resumed run finds the same.
+
+    Parameters
+    ----------
+    config : Config
+    step : int
+        Steps made before it since the run began.
+    steps : int
+        Of the whole run.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _batch_counts(images: int, batch_size: int) -> list[int]:
+    """The numbers of images that batches have: the whole ones, and the last if it has fewer."""
+    counts = {min(batch_size, images), images % batch_size} - {0}
+    return sorted(counts, reverse=True)
+
+
+def _data_crc(*datasets: Any) -> int:
+    crc = 0
+    for dataset in datasets:
+        for a in (dataset.images, dataset.labels):
+            crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
+    return crc

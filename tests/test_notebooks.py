@@ -1,0 +1,189 @@
+"""The notebooks as they are committed, and (with ``-m full``) executed again."""
+
+import ast
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+OVERVIEW = (1600, 700)
+
+# An absolute path of some machine: /folder/more or C:\folder, but not https://host/page or a/b/c.
+MACHINE_PATH = re.compile(r"(?<![\w.:/)\]}~])/[A-Za-z][\w.-]*/[\w.-]+|\b[A-Za-z]:\\\\?\w+|~/\w+")
+VARIES = "lenet-train"  # prints figures that depend on the order in which BLAS sums
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(output):
+    """Everything in an output that people read, without the pictures."""
+    if output.output_type == "stream":
+        return output.text
+    return "\n".join(value for kind, value in output.data.items() if not kind.startswith("image/"))
+
+
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def check_outputs(notebook):
+    """No cell failed or warned."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type in ("stream", "display_data", "execute_result"), (cell.id, output)
+            assert output.get("name") != "stderr", (cell.id, output.text)
+
+
+def pictures(notebook):
+    return sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs)
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """A function that executes a copy of a notebook in an empty folder and returns it."""
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # nobody's own settings
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this Python
+
+    def run(notebook):
+        notebook = copy.deepcopy(notebook)
+        client = NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(workplace)}}
+        )
+        client.execute()
+        assert not list(workplace.iterdir()), "the notebook left files behind"
+        return notebook
+
+    return run
+
+
+# --- as committed ------------------------------------------------------------------------------------------------
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in NOTEBOOKS} >= {"01_filters", "02_why_rot180"}
+
+
+@each_notebook
+def test_committed_notebook_is_valid_and_was_executed(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.nbformat == 4
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert pictures(notebook) >= 4
+    check_outputs(notebook)
+
+
+@each_notebook
+def test_committed_notebook_is_clean_and_small(path):
+    notebook = read(path)
+    assert path.stat().st_size < 1_000_000
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(not cell.metadata for cell in notebook.cells)
+
+
+@each_notebook
+def test_committed_notebook_names_no_place_of_a_machine(path):
+    for cell in read(path).cells:
+        texts = [cell.source, *map(text_of, cell.get("outputs", []))]
+        for text in texts:
+            found = MACHINE_PATH.search(text)
+            assert found is None, (cell.id, found)
+
+
+@pytest.mark.parametrize(
+    "text", ["in /home/ann/nets", "File '/usr/lib/a.py'", r"C:\Users\ann", "C:\\\\Users", "~/nets"]
+)
+def test_a_place_of_a_machine_is_recognised(text):
+    assert MACHINE_PATH.search(text)
+
+
+@pytest.mark.parametrize("text", ["https://example.org/a/b", "r / s", "a/b/c", r"\frac{a}{b}/c/d", "[x](02_y.ipynb)"])
+def test_other_slashes_are_no_places_of_a_machine(text):
+    assert not MACHINE_PATH.search(text)
+
+
+@each_notebook
+def test_committed_notebook_asserts_its_claims(path):
+    sources = (re.sub(r"^%.*$", "", cell.source, flags=re.M) for cell in code_cells(read(path)))
+    asserts = [sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source))) for source in sources]
+    assert sum(asserts) >= 15
+    assert sum(count > 0 for count in asserts) >= len(asserts) // 2  # in most cells, not all in one
+
+
+def test_committed_overview():
+    path = FOLDER / "overview.png"
+    assert path.stat().st_size < 300_000
+    with Image.open(path) as picture:
+        assert picture.size == OVERVIEW
+
+
+# --- executed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+@each_notebook
+def test_notebook_executes(path, execute):
+    committed = read(path)
+    executed = execute(committed)
+    check_outputs(executed)
+    assert pictures(executed) == pictures(committed)
+    for before, after in zip(code_cells(committed), code_cells(executed), strict=True):
+        if before.id != VARIES:
+            assert printed(after) == printed(before), before.id
+
+
+# Each puts a mistake into convkern, turning or mirroring the function's second argument (w, or gy for the gradient of w),
+# that the notebook's own asserts must notice.
+MISTAKES = [
+    ("01_filters", "conv2d", "::-1, ::-1"),
+    ("01_filters", "conv2d", ":, ::-1"),
+    ("02_why_rot180", "conv2d_input_grad", "::-1, ::-1"),
+    ("02_why_rot180", "conv2d_weight_grad", "::-1, ::-1"),
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "function", "mirrored"), MISTAKES)
+def test_notebook_notices_a_mistake(name, function, mirrored, execute):
+    source = (
+        "import convkern\n"
+        f"def mistaken(a, b, *rest, unbroken=convkern.{function}, **options):\n"
+        f"    return unbroken(a, b[:, :, {mirrored}], *rest, **options)\n"
+        f"convkern.{function} = mistaken\n"
+    )
+    notebook = read(FOLDER / f"{name}.ipynb")
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(source, id="mistake"))
+    with pytest.raises(CellExecutionError) as error:
+        execute(notebook)
+    assert error.value.ename == "AssertionError"
+
+
+@pytest.mark.full
+def test_overview_can_be_drawn(tmp_path):
+    path = tmp_path / "overview.png"
+    script = [sys.executable, "-W", "error", str(FOLDER / "make_overview.py"), str(path)]
+    subprocess.run(script, check=True, timeout=300)
+    with Image.open(path) as picture:
+        assert picture.size == OVERVIEW
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 500  # not a blank sheet

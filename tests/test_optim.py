@@ -1,0 +1,273 @@
+"""Optimizers against PyTorch in float64, parameter groups, and state that continues bit for bit."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import convkern as ck
+from convkern import nn, ops, optim
+
+
+def parameters(dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return [nn.Parameter(rng.standard_normal(shape).astype(dtype)) for shape in ((3, 4), (4,), ())]
+
+
+def gradients(step, dtype=np.float64):
+    """Gradients that differ from step to step and are zero for the third parameter at first."""
+    rng = np.random.default_rng(1000 + step)
+    made = [rng.standard_normal(shape).astype(dtype) * 10.0 ** rng.integers(-3, 3) for shape in ((3, 4), (4,), ())]
+    return [*made[:2], made[2] * (step > 3)]
+
+
+def advance(optimizer, params, steps, dtype=np.float64):
+    for step in steps:
+        for p, g in zip(params, gradients(step, dtype), strict=True):
+            p.grad = ck.Tensor(np.asarray(g, dtype))
+        optimizer.step()
+
+
+OPTIONS = [
+    (optim.SGD, dict(lr=0.1)),
+    (optim.SGD, dict(lr=0.1, momentum=0.9)),
+    (optim.SGD, dict(lr=0.05, weight_decay=0.1)),
+    (optim.SGD, dict(lr=0.05, momentum=0.5, weight_decay=0.1)),
+    (optim.SGD, dict(lr=0)),
+    (optim.Adam, dict()),
+    (optim.Adam, dict(lr=0.1, betas=(0.8, 0.9), eps=1e-3)),
+    (optim.Adam, dict(lr=0.01, weight_decay=0.1)),
+    (optim.Adam, dict(lr=0.01, betas=(0.0, 0.5))),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_twenty_steps_as_in_pytorch(kind, options):
+    torch = pytest.importorskip("torch")
+    mine = parameters()
+    other = [torch.nn.Parameter(torch.tensor(p.data)) for p in mine]
+    start = [p.data.copy() for p in mine]
+    ours, theirs = kind(mine, **options), getattr(torch.optim, kind.__name__)(other, **options)
+    for step in range(20):
+        advance(ours, mine, [step])
+        for p, g in zip(other, gradients(step), strict=True):
+            p.grad = torch.tensor(g)
+        theirs.step()
+        for p, q in zip(mine, other, strict=True):
+            np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-10, atol=1e-10)
+    assert options.get("lr") == 0 or all((p.data != before).any() for p, before in zip(mine, start, strict=True))
+
+
+def test_first_steps_by_hand():
+    w = nn.Parameter(np.array([1.0, -2.0]))
+    sgd = optim.SGD([w], lr=0.5, momentum=0.9, weight_decay=0.1)
+    w.grad = ck.Tensor(np.array([2.0, 4.0]))
+    sgd.step()
+    np.testing.assert_allclose(w.data, [1 - 0.5 * 2.1, -2 - 0.5 * 3.8], rtol=1e-15)
+    v = np.array([2.1, 3.8]) * 0.9 + np.array([2.0, 4.0]) + 0.1 * w.data
+    expected = w.data - 0.5 * v
+    sgd.step()
+    np.testing.assert_allclose(w.data, expected, rtol=1e-15)
+
+    w = nn.Parameter(np.array([1.0, -2.0]))
+    adam = optim.Adam([w], lr=0.5, eps=0.0)
+    w.grad = ck.Tensor(np.array([2.0, -4.0]))
+    adam.step()
+    np.testing.assert_allclose(w.data, [0.5, -1.5], rtol=1e-12)  # lr times the sign of the gradient
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_float32_stays_float32_and_near(kind, options):
+    low, high = parameters(np.float32), parameters(np.float64)
+    for p, q in zip(low, high, strict=True):
+        q.data = p.data.astype(np.float64)
+    ours, exact = kind(low, **options), kind(high, **options)
+    advance(ours, low, range(20), np.float32)
+    for step in range(20):
+        for p, g in zip(high, gradients(step, np.float32), strict=True):
+            p.grad = ck.Tensor(np.asarray(g, np.float64))
+        exact.step()
+    for p, q in zip(low, high, strict=True):
+        assert p.dtype == np.float32
+        np.testing.assert_allclose(p.data, q.data, rtol=1e-3, atol=1e-3)
+    for values in ours.state_dict()["state"].values():
+        assert all(v.dtype == np.float32 for v in values.values() if isinstance(v, np.ndarray))
+
+
+# --- groups
+
+
+def test_parameter_groups():
+    a, b, c = parameters()
+    optimizer = optim.SGD([{"params": [a], "lr": 0.1}, {"params": iter([b, c]), "momentum": 0.9}], lr=0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.5]
+    assert [g["momentum"] for g in optimizer.param_groups] == [0.0, 0.9]
+    before = [p.data.copy() for p in (a, b)]
+    a.grad, b.grad = ck.Tensor(np.ones((3, 4))), ck.Tensor(np.ones(4))
+    for _ in range(2):
+        optimizer.step()
+    np.testing.assert_allclose(a.data, before[0] - 0.1 * 2, rtol=1e-14)
+    np.testing.assert_allclose(b.data, before[1] - 0.5 * (1 + 1.9), rtol=1e-14)
+
+
+def test_a_changed_learning_rate_is_used():
+    (a, *_) = parameters()
+    optimizer = optim.SGD([a], lr=0.1)
+    optimizer.param_groups[0]["lr"] = 2.0
+    before = a.data.copy()
+    a.grad = ck.Tensor(np.ones((3, 4)))
+    optimizer.step()
+    np.testing.assert_allclose(a.data, before - 2, rtol=1e-14)
+
+
+def test_parameters_without_gradient_are_left_alone():
+    params = parameters()
+    optimizer = optim.Adam(params, lr=0.1, weight_decay=1.0)
+    before = [p.data.copy() for p in params]
+    params[1].grad = ck.Tensor(np.ones(4))
+    optimizer.step()
+    np.testing.assert_array_equal(params[0].data, before[0])
+    np.testing.assert_array_equal(params[2].data, before[2])
+    assert (params[1].data != before[1]).all()
+    assert list(optimizer.state_dict()["state"]) == [1]
+    optimizer.zero_grad()
+    assert params[1].grad is None
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_step_writes_in_place_and_leaves_the_gradients_alone(kind, options):
+    params = parameters()
+    arrays, versions = [p.data for p in params], [p.version.count for p in params]
+    optimizer = kind(params, **options)
+    for step in range(3):
+        advance(optimizer, params, [step])
+        for p, g in zip(params, gradients(step), strict=True):
+            np.testing.assert_array_equal(p.grad.data, g)
+    for p, array, version in zip(params, arrays, versions, strict=True):
+        assert p.data is array
+        assert p.version.count == version + 3
+        assert p.is_leaf
+
+
+# --- state
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_state_continues_bit_for_bit(kind, options, dtype):
+    straight = parameters(dtype)
+    advance(kind(straight, **options), straight, range(20), dtype)
+
+    first = parameters(dtype)
+    optimizer = kind(first, **options)
+    advance(optimizer, first, range(8), dtype)
+    state = optimizer.state_dict()
+    weights = [p.data.copy() for p in first]
+    advance(optimizer, first, range(8, 11), dtype)  # what was saved does not move along
+
+    second = [nn.Parameter(w) for w in weights]
+    resumed = kind(second, lr=123.0)  # options come from the state
+    resumed.load_state_dict(copy.deepcopy(state))
+    advance(resumed, second, range(8, 20), dtype)
+    for p, q in zip(straight, second, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_state_dict_format():
+    params = parameters()
+    sgd = optim.SGD([{"params": params[:1]}, {"params": params[1:], "lr": 0.5}], lr=0.1, momentum=0.9)
+    advance(sgd, params, [0])
+    state = sgd.state_dict()
+    assert state["param_groups"] == [
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "params": [0]},
+        {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.0, "params": [1, 2]},
+    ]
+    assert set(state["state"]) == {0, 1, 2}
+    np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], gradients(0)[0])
+    adam = optim.Adam(params)
+    advance(adam, params, [0, 1])
+    entry = adam.state_dict()["state"][2]
+    assert set(entry) == {"step", "exp_avg", "exp_avg_sq"}
+    assert entry["step"] == 2
+
+
+def test_loading_copies():
+    params = parameters()
+    sgd = optim.SGD(params, lr=0.1, momentum=0.9)
+    advance(sgd, params, [0])
+    state = sgd.state_dict()
+    twin = optim.SGD(params, lr=0.1)
+    twin.load_state_dict(state)
+    state["state"][0]["momentum_buffer"][:] = 99
+    state["param_groups"][0]["lr"] = 99
+    assert twin.param_groups[0]["lr"] == 0.1
+    assert (twin.state_dict()["state"][0]["momentum_buffer"] != 99).all()
+    assert all(p is q for p, q in zip(twin.param_groups[0]["params"], params, strict=True))
+
+
+def test_load_state_dict_names_what_does_not_fit():
+    params = [nn.Parameter(np.ones(2)), nn.Parameter(np.ones((2, 3)))]
+    adam = optim.Adam(params)
+    params[1].grad = ck.Tensor(np.ones((2, 3)))
+    adam.step()
+    state = adam.state_dict()
+    group, entry = state["param_groups"][0], state["state"][1]
+    bad = {
+        r"Adam: the state has parameter groups of \[1\] parameters, expected \[2\]": {
+            **state,
+            "param_groups": [{**group, "params": [0]}],
+        },
+        r"Adam: the state has options \['params', 'rate'\], expected \['betas',": {
+            **state,
+            "param_groups": [{"params": [0, 1], "rate": 1}],
+        },
+        r"Adam: lr must be at least 0, got -1": {**state, "param_groups": [{**group, "lr": -1}]},
+        r"Adam: the state is for parameter 2, there are 2": {**state, "state": {2: {"step": 1}}},
+        r"Adam: exp_avg of parameter 1 has shape \(3, 2\), expected \(2, 3\)": {
+            **state,
+            "state": {1: {**entry, "exp_avg": np.ones((3, 2))}},
+        },
+        r"Adam: the state lacks param_groups, it has \['state'\]": {"state": {}},
+    }
+    for message, wrong in bad.items():
+        with pytest.raises(ValueError, match=message):
+            adam.load_state_dict(wrong)
+    after = adam.state_dict()
+    assert after["param_groups"] == state["param_groups"]
+    np.testing.assert_array_equal(after["state"][1]["exp_avg"], entry["exp_avg"])
+
+
+# --- learning
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.Adam(p, lr=0.05)], ids=["SGD", "Adam"]
+)
+def test_a_small_network_learns(make):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 1, 6, 6)).astype(np.float32)
+    labels = (x[:, 0, :3].sum((1, 2)) > x[:, 0, 3:].sum((1, 2))).astype(int)
+    with nn.init.seeded(1):
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 2))
+    optimizer = make(model.parameters())
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = ops.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+    assert (model(x).argmax(1) == labels).mean() > 0.9
+
+
+def test_frozen_parameters_stay():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    before = model.state_dict()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+    ops.cross_entropy(model(np.ones((2, 3), np.float32)), np.array([0, 1])).backward()
+    optimizer.step()
+    after = model.state_dict()
+    np.testing.assert_array_equal(after["0.weight"], before["0.weight"])
+    assert (after["1.weight"] != before["1.weight"]).any()

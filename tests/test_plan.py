@@ -1,0 +1,269 @@
+"""The planner: which row solves a problem, why, and how a choice is fixed."""
+
+import doctest
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import convkern as ck
+from convkern import nn, ops, plan
+from convkern.kernels.variant import Variant, cpu_only, no_workspace
+
+X, W = np.ones((1, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
+OPERATIONS = {
+    "conv": ("forward", "input_grad", "weight_grad", "bias_grad"),
+    "pointwise": ("forward", "input_grad", "weight_grad"),
+    "pool": ("max_forward", "max_backward", "avg_forward", "avg_backward"),
+}
+
+
+@pytest.fixture(autouse=True)
+def forget_choices():
+    """Every test starts with nothing fixed, and leaves nothing fixed."""
+    plan.plan.cache_clear()
+    yield
+    plan._fixed.clear()
+    plan.plan.cache_clear()
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Replace the table of rows by a given one."""
+
+    def replace(*rows):
+        monkeypatch.setattr(plan, "rows", lambda operation, direction: list(rows))
+        plan.plan.cache_clear()
+
+    return replace
+
+
+def row(name, reason="", accuracy="exact", run=lambda *args: None):
+    return Variant(name, "forward", "cpu", lambda problem: reason, run, no_workspace, accuracy)
+
+
+def a_problem(**options):
+    with plan.traced() as steps:
+        ck.conv2d(X, W, **options)
+    ((problem, _),) = steps
+    return problem
+
+
+def test_every_direction_has_a_row_for_everything():
+    for operation, directions in OPERATIONS.items():
+        for direction in directions:
+            rows = plan.rows(operation, direction)
+            assert rows
+            assert all(r.direction == direction for r in rows)
+            names = [r.name for r in rows]
+            assert len(set(names)) == len(names)
+            assert any(r.refuses is cpu_only and r.accuracy == "exact" for r in rows)
+
+
+def test_the_first_row_that_does_not_refuse_wins(table):
+    problem = a_problem()
+    table(row("no", "too small"), row("yes"), row("later"))
+    assert plan.plan(problem).name == "yes"
+
+
+def test_refusals_are_told_when_none_is_left(table):
+    problem = a_problem()
+    table(row("one", "too small"), row("two", "too wide"))
+    with pytest.raises(
+        NotImplementedError, match=r"no row for conv\.forward cpu float32 .*'one': 'too small', 'two': 'too wide'"
+    ):
+        plan.plan(problem)
+    table()
+    with pytest.raises(NotImplementedError, match="the table has none"):
+        plan.plan(problem)
+
+
+def test_strict_refuses_rows_that_trade_accuracy(table):
+    default, strict = a_problem(), a_problem(precision="strict")
+    assert (default.precision, strict.precision) == ("default", "strict")
+    table(row("winograd", accuracy="winograd"), row("direct"))
+    assert plan.plan(default).name == "winograd"
+    assert plan.plan(strict).name == "direct"
+    table(row("winograd", accuracy="winograd"))
+    with pytest.raises(NotImplementedError, match=r"trades accuracy \(winograd\), which precision='strict' forbids"):
+        plan.plan(strict)
+
+
+def test_a_gpu_problem_finds_no_cpu_row():
+    problem = a_problem()._replace(device="cuda")
+    with pytest.raises(NotImplementedError, match="'direct': 'runs on the CPU only'"):
+        plan.plan(problem)
+    with pytest.raises(NotImplementedError, match="takes float32 and float64, not float16"):
+        plan.plan(problem._replace(device="cpu", dtype="float16"))
+
+
+def test_a_plan_is_made_once(table):
+    problem = a_problem()
+    asked = []
+    table(Variant("counted", "forward", "cpu", lambda p: asked.append(p) or "", lambda *a: None, no_workspace))
+    for _ in range(3):
+        assert plan.plan(problem).name == "counted"
+    assert asked == [problem]
+
+
+def test_the_planned_row_runs(table):
+    calls = []
+
+    def run(x, w, bias, spec, workspace, out):
+        calls.append((x.shape, w.shape, bias.size, spec.out, workspace.nbytes))
+        out[:] = 7
+
+    table(Variant("fake", "forward", "cpu", lambda p: "", run, lambda p: 1000))
+    np.testing.assert_array_equal(ck.conv2d(X, W), np.full((1, 3, 4, 4), 7))
+    ((x, w, bias, out, scratch),) = calls
+    assert (x, w, bias, out) == (X.shape, W.shape, 0, (4, 4))
+    assert scratch >= 1000
+
+
+# --- choices
+
+
+def test_choices_are_json_and_can_be_used():
+    ck.conv2d(X, W)
+    ck.max_pool2d(X, 2)
+    choices = plan.choices()
+    key = plan.key(a_problem())
+    assert choices[key] in [r.name for r in plan.rows("conv", "forward")]
+    assert json.loads(json.dumps(choices)) == choices
+    choices.clear()
+    assert plan.choices()  # a copy was given
+    plan.use(plan.choices())
+    np.testing.assert_array_equal(ck.conv2d(X, W), np.full((1, 3, 4, 4), 18))
+
+
+def test_a_fixed_choice_wins(table):
+    problem, other = a_problem(), a_problem(padding=1)
+    table(row("first"), row("second"))
+    plan.use({plan.key(problem): "second"})
+    assert plan.plan(problem).name == "second"
+    assert plan.plan(other).name == "first"  # not named: planned as ever
+    assert plan.choices()[plan.key(problem)] == "second"
+    plan.use({plan.key(problem): "first"})
+    assert plan.plan(problem).name == "first"
+
+
+def test_a_fixed_choice_that_cannot_be_is_told(table):
+    problem = a_problem()
+    table(row("first"), row("second", "too small"))
+    for name in ("second", "fft"):
+        plan.use({plan.key(problem): name})
+        with pytest.raises(
+            ValueError, match=rf"the plan asks for row '{name}' for conv\.forward .*'second': 'too small'"
+        ):
+            plan.plan(problem)
+
+
+def test_keys_tell_problems_apart():
+    problems = [
+        a_problem(), a_problem(padding=1), a_problem(padding=((1, 0), (0, 1))), a_problem(stride=2), a_problem(dilation=2),
+        a_problem(activation="relu"), a_problem(precision="strict"), a_problem()._replace(dtype="float64"),
+        a_problem()._replace(direction="input_grad"), a_problem()._replace(device="cuda"),
+    ]  # fmt: skip
+    keys = [plan.key(p) for p in problems]
+    assert len(set(keys)) == len(keys)
+    assert all(" " not in key.split(" ", 4)[4] for key in keys)
+    for part in (
+        "conv.forward cpu float32 default ",
+        "n=1",
+        "c=2",
+        "k=3",
+        "size=(6,6)",
+        "padding=((0,0),(0,0))",
+        "out=(4,4)",
+    ):
+        assert part in keys[0]
+
+
+def test_the_plan_does_not_depend_on_threads(threads):
+    threads(1)
+    one = a_problem()
+    threads(2)
+    assert a_problem() == one
+
+
+# --- traces and explanations
+
+
+def test_traces_nest():
+    with plan.traced() as outer:
+        with plan.traced() as inner:  # both are empty, so equal, here …
+            ck.conv2d(X, W)
+        ck.max_pool2d(X, 2)
+        with plan.traced() as empty:
+            pass
+    ck.avg_pool2d(X, 2)
+    assert [p.direction for p, _ in inner] == ["forward"]
+    assert [p.direction for p, _ in outer] == ["forward", "max_forward"]
+    assert empty == []
+
+
+def test_a_trace_ends_with_an_error():
+    with pytest.raises(ZeroDivisionError), plan.traced() as trace:
+        raise ZeroDivisionError
+    ck.conv2d(X, W)
+    assert trace == []
+
+
+def test_a_trace_belongs_to_a_thread():
+    with plan.traced() as trace:
+        thread = threading.Thread(target=lambda: ck.conv2d(X, W))
+        thread.start()
+        thread.join()
+    assert trace == []
+
+
+def test_explain_an_operation(table):
+    steps = ck.explain(ck.conv2d, X, W, padding=1)
+    (step,) = steps
+    assert step.problem == a_problem(padding=1)
+    assert step.row is plan.plan(step.problem)
+    assert list(step.reasons) == [r.name for r in plan.rows("conv", "forward")]
+    assert step.reasons[step.row.name] == ""
+    text = str(steps)
+    assert text.splitlines()[0] == plan.key(step.problem)
+    assert f"{step.row.name:<12} chosen" in text
+
+    table(row("no", "too small"), row("yes"), row("later"))
+    lines = str(ck.explain(ck.conv2d, X, W)).splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "no refused: too small", "yes chosen", "later possible, stands after the chosen row",
+    ]  # fmt: skip
+
+
+def test_explain_a_model_and_its_backward():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2))
+    assert [s.problem.direction for s in ck.explain(model, X)] == ["forward", "max_forward"]
+    steps = ck.explain(lambda: model(ck.Tensor(X, requires_grad=True)).sum().backward())
+    assert {s.problem.direction for s in steps} == {
+        "forward", "max_forward", "max_backward", "input_grad", "weight_grad", "bias_grad",
+    }  # fmt: skip
+    nested = []
+    outer = ck.explain(lambda: nested.append(ck.explain(model, X)))
+    assert [s.problem for s in outer] == [s.problem for s in nested[0]]
+
+
+def test_explain_what_uses_no_kernel():
+    steps = ck.explain(ops.add, X, 1)
+    assert steps == []
+    assert str(steps) == "no kernel ran"
+
+
+def test_explain_example():
+    finder = doctest.DocTestFinder()
+    (example,) = (t for t in finder.find(plan.explain, "explain", globs={}) if t.examples)
+    assert doctest.DocTestRunner().run(example) == (0, len(example.examples))
+
+
+def test_gradients_are_planned_as_problems_of_their_own():
+    w = ck.Tensor(W, requires_grad=True)
+    y = ck.conv2d(X, w, precision="strict").sum()
+    with plan.traced() as steps:
+        y.backward()
+    ((problem, _),) = steps
+    assert (problem.direction, problem.precision) == ("weight_grad", "strict")
