@@ -112,14 +112,23 @@ def put_arguments(typingctx, block, arguments):
 
 
 def _argument_reader(tuple_type: Any) -> Any:
-    """An intrinsic that loads a tuple of this type from an address."""
+    """An intrinsic that loads a tuple of this type from an address.
+
+    Its arrays are borrowed: without the record that Numba counts references in, which ends when _post returns, while a
+    late helper may still be reading. The Python caller keeps the memory itself alive until no helper works.
+    """
 
     @intrinsic
     def arguments_at(typingctx, block):
         def codegen(context, builder, signature, args):
             pointer = builder.inttoptr(args[0], context.get_value_type(tuple_type).as_pointer())
             value = builder.load(pointer, align=8)
-            context.nrt.incref(builder, tuple_type, value)  # Numba drops one reference when the caller ends
+            for i, kind in enumerate(tuple_type.types):
+                if isinstance(kind, types.Array):
+                    array = context.make_array(kind)(context, builder, builder.extract_value(value, i))
+                    array.meminfo = ir.Constant(array.meminfo.type, None)
+                    array.parent = ir.Constant(array.parent.type, None)
+                    value = builder.insert_value(value, array._getvalue(), i)
             return value
 
         return tuple_type(types.uintp), codegen
@@ -245,6 +254,7 @@ _helpers: _Helpers | None = None
 _local = threading.local()
 _compile_lock = threading.RLock()
 _posts: dict[Any, Any] = {}
+_names: set[str] = set()
 
 
 def _forget_helpers() -> None:
@@ -320,6 +330,11 @@ class ParallelKernel:
         self.__doc__ = body.__doc__
         self.__wrapped__ = body
         self.name = f"{body.__module__.removeprefix('convkern.kernels.')}.{body.__name__}"
+        # Numba names machine code by this, and links code from the disk cache by that name: it must be unique.
+        if self.name in _names:
+            raise ValueError(f"there is a kernel {self.name} already")
+        _names.add(self.name)
+        body.__qualname__ = self.name
         self._body = compiler.helper(body)
         self._entries: dict[str, _Entry] = {}
 

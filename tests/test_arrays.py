@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import convkern as ck
-from convkern import ops
+from convkern import device, ops
 
 from .test_tensor import OnlyArray, OnlyDLPack
 
@@ -109,6 +109,18 @@ def test_arrays_of_every_kind(name, kind):
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)  # matmul picks another BLAS path for strides
     for a, b in zip(arrays, changed, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.from_dlpack(b) if kind == "__dlpack__" else np.asarray(b))
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("__")])
+def test_kernels_receive_plain_arrays(kind):
+    given = device.as_array(KINDS[kind](normal(3, 4, 5)), "x")
+    plain = device.kernel_array(given)
+    assert plain.flags.c_contiguous
+    assert plain.flags.aligned
+    assert plain.flags.writeable
+    assert plain.dtype.isnative
+    np.testing.assert_array_equal(plain, normal(3, 4, 5))
+    assert device.kernel_array(plain) is plain
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, *MORE])

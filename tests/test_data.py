@@ -104,7 +104,7 @@ def test_load_labels_missing_or_too_large(tmp_path):
     write_mnist(tmp_path)
     labels = tmp_path / "train-labels-idx1-ubyte.gz"
     write_idx(labels, np.array([0, 1, 2, 10], dtype=np.uint8))
-    with pytest.raises(ValueError, match="train-labels-idx1-ubyte.gz: expected labels from 0 to 9, got 10"):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz: expected labels from 0 to 9, got 10"):
         data.load("mnist", data_dir=tmp_path)
     labels.unlink()
     with pytest.raises(FileNotFoundError, match=r"expected train-labels-idx1-ubyte.gz beside it, which is missing"):

@@ -347,7 +347,7 @@ def test_cifar_missing_file(tmp_path):
     files = binary_files(cifar_arrays())
     del files["data_batch_4.bin"]
     write_folder(tmp_path / "cifar-10-batches-bin", files)
-    with pytest.raises(FileNotFoundError, match="expected the file data_batch_4.bin, which is missing"):
+    with pytest.raises(FileNotFoundError, match=r"expected the file data_batch_4\.bin, which is missing"):
         data.load("cifar10", "train", tmp_path)
     write_archive(tmp_path / "cifar-10-binary.tar.gz", "cifar-10-batches-bin", files)
     with pytest.raises(
@@ -372,7 +372,7 @@ def test_cifar_bad_archive(tmp_path, monkeypatch):
             data.load("cifar10", "test", tmp_path)
     path.write_bytes(whole)
     monkeypatch.setattr(cifar, "_MAX_BYTES", 3073)
-    with pytest.raises(ValueError, match="test_batch.bin to be at most 3073 bytes, got 12292"):
+    with pytest.raises(ValueError, match=r"test_batch\.bin to be at most 3073 bytes, got 12292"):
         data.load("cifar10", "test", tmp_path)
 
 
@@ -383,5 +383,5 @@ def test_cifar_archive_links_are_not_followed(tmp_path):
         member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         member.type, member.linkname = tarfile.SYMTYPE, str(secret)
         tar.addfile(member)
-    with pytest.raises(ValueError, match="expected the files cifar-10-batches-bin/test_batch.bin, which are missing"):
+    with pytest.raises(ValueError, match=r"expected the files cifar-10-batches-bin/test_batch\.bin, which are missing"):
         data.load("cifar10", "test", tmp_path)

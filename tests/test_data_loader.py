@@ -258,5 +258,5 @@ def test_loader_refuses_positions():
         loader.batches(start=-1)
     with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         loader.set_epoch(-1)
-    with pytest.raises(TypeError, match="epoch must be an integer, got float 0.5"):
+    with pytest.raises(TypeError, match=r"epoch must be an integer, got float 0\.5"):
         loader.set_epoch(0.5)

@@ -266,7 +266,8 @@ def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", cpu_rows(pool.VARIANTS), ids=row_id)
 def test_pool_rows_on_the_case_table(row, dtype):
-    assert any([check_pool(row, case.spec(), dtype) for case in POOLS])
+    ran = [check_pool(row, case.spec(), dtype) for case in POOLS]
+    assert any(ran)
 
 
 @st.composite

@@ -9,8 +9,8 @@
 ((64, 1, 28, 28), (64,))
 """
 
+from ..random import rng
 from .datasets import NAMES, SPLITS, Dataset, channel_stats, load
 from .loader import DataLoader
-from ..random import rng
 
 __all__ = ["NAMES", "SPLITS", "DataLoader", "Dataset", "channel_stats", "load", "rng"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import Dataset
 from ..random import SHUFFLE, as_int, rng
+from .datasets import Dataset
 
 Images = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .idx import read_idx, write_idx
 from ..random import DRAW_SAMPLE, rng
+from .idx import read_idx, write_idx
 
 SEED = 2017
 CLASSES = 10

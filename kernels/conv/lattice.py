@@ -135,7 +135,9 @@ def class_tables(axes: tuple[Axis, Axis], strip: Strip, kernel_width: int) -> tu
     """The classes (n, CLASS_FIELDS); and for the taps of all classes in turn, where each starts in a channel's planes
     of the strip and its number r * S + s in the kernel."""
     vertical, horizontal = axes
-    classes, shifts, numbers = [], [], []
+    classes: list[tuple[int, ...]] = []
+    shifts: list[int] = []
+    numbers: list[int] = []
     for v, h in product(vertical.classes, horizontal.classes):
         classes.append((v.start, h.start, v.results, h.results, len(shifts), len(v.taps) * len(h.taps)))
         for down, across in product(v.taps, h.taps):
