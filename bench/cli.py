@@ -97,7 +97,7 @@ def _measure(chosen: Any, rivals: str, **options: Any) -> dict[str, Any]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error that names the case, and the kernel while one is compiled."""
-    from ..train.files import require
+    from ..files import require
 
     require("rich")
     from rich.console import Console

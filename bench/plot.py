@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..train.files import require, write_atomic
+from ..files import require, write_atomic
 from . import report
 
 # Told apart by people who see colours differently, and in grey.

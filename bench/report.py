@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..train.files import write_atomic
+from ..files import write_atomic
 
 KIND = "convkern benchmark"
 FORMAT = 1

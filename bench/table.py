@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..train.files import require
+from ..files import require
 from . import report
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ except ModuleNotFoundError as _missing:
     raise SystemExit('convkern: the command line needs typer: pip install "convkern[train]"') from None
 
 from . import __version__
+from .bench.cli import bench_command
 from .train.config import Config
 
 app = typer.Typer(
@@ -221,6 +222,9 @@ def _cpu() -> list[tuple[str, str]]:
         ("SIMD", " ".join(found) or "none known to the compiler"),
         ("threads", str(convkern.num_threads())),
     ]
+
+
+app.command("bench")(bench_command)
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convkern.train import Config, accuracy, checkpoint, confusion_matrix, files
+from convkern import files
+from convkern.train import Config, accuracy, checkpoint, confusion_matrix
 from convkern.train import folder as folders
 from convkern.train.checkpoint import Checkpoint, Facts, Position
 from convkern.train.metrics import MetricsFile, per_class

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import require, write_atomic
+from ..files import require, write_atomic
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"

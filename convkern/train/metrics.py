@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_atomic, write_failure
+from ..files import write_atomic, write_failure
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 
 import convkern as ck
 
+from ..files import require, write_atomic
 from .checkpoint import Facts
-from .files import require, write_atomic
 
 _DPI = 130
 _TRAIN, _TEST = "#2a6f97", "#e07a5f"  # told apart by people who see colours differently, and in grey

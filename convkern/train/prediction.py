@@ -12,9 +12,9 @@ import numpy as np
 
 import convkern as ck
 
+from ..files import require
 from .checkpoint import Facts
 from .evaluation import load_model
-from .files import require
 
 _BRIGHT = 128  # of 255: a border above it means dark on white
 

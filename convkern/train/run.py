@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import device, plan
+from ..files import read_json, remove_leftovers, require, write_json
 from . import checkpoint as checkpoints
 from . import folder as folders
 from .checkpoint import LAST
 from .config import Config
-from .files import read_json, remove_leftovers, require, write_json
 from .loop import Result, Trainer
 from .progress import choose
 
