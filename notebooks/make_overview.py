@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 import convkern as ck
-from convkern.train.files import write_atomic
+from convkern.files import write_atomic
 
 WIDTH, HEIGHT = 1600, 700  # pixels
 BLUE, GREY = "#1f4e79", "#555555"
