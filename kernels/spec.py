@@ -82,6 +82,12 @@ class PointwiseSpec(NamedTuple):
         return self.n * self.k * self.c * self.pixels
 
 
+class ElementwiseSpec(NamedTuple):
+    """One elementwise operation over flat arrays."""
+
+    size: int
+
+
 def reach(kernel: int, dilation: int) -> int:
     """Pixels that a dilated kernel spans along one axis."""
     return dilation * (kernel - 1) + 1

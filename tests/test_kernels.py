@@ -8,11 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convkern.bench.cases import CONVS, POINTWISE, POOLS
-from convkern.kernels import conv, pointwise, pool
+from convkern.kernels import conv, elementwise, pointwise, pool
 from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
-from convkern.kernels.spec import ConvSpec, PointwiseSpec, PoolSpec, empty_window, output_size
+from convkern.kernels.spec import ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, empty_window, output_size
 from convkern.kernels.variant import Problem, Variant
 
 from .bounds import assert_within, floats, integers
@@ -223,6 +224,23 @@ def test_pointwise_rows_on_generated_shapes(spec, dtype):
     for row in cpu_rows(pointwise.VARIANTS):
         check_pointwise(row, spec, dtype)
         check_pointwise(row, spec, dtype, make=integers, exact=row.accuracy == "exact")
+
+
+# --- elementwise
+
+
+@pytest.mark.parametrize("size", [0, 1, 17, 16384, 16385, 40000])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", cpu_rows(elementwise.VARIANTS), ids=row_id)
+def test_elementwise_rows(row, dtype, size):
+    rng = np.random.default_rng(6)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45])
+    arrays = [floats(rng, (size,), dtype) for _ in range(1 if row.direction == "relu" else 2)]
+    for array in arrays:
+        array[rng.integers(0, max(size, 1), 30 if size else 0)] = rng.choice(special, 30 if size else 0)
+    out = np.empty(size, dtype)
+    assert run("elementwise", row, ElementwiseSpec(size), dtype, *arrays, out=(out,))
+    np.testing.assert_array_equal(out, getattr(elementwise_reference, row.direction)(*arrays))
 
 
 # --- pooling

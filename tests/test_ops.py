@@ -196,6 +196,13 @@ def test_linear(x):
 # --- activations and losses
 
 
+def test_relu_blocks_an_infinite_gradient():
+    x = ck.tensor([-1.0, 2.0], requires_grad=True)
+    with np.errstate(divide="ignore"):
+        x.relu().log().sum().backward()
+    np.testing.assert_array_equal(x.grad.data, np.array([0.0, 0.5], "float32"))
+
+
 def test_relu_at_zero_and_nan():
     torch = pytest.importorskip("torch")
     x = np.array([0.0, -0.0, 1e-300, -1e-300, np.inf, -np.inf, np.nan])

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..device import FLOATS, kernel_array, like_format
 from ..graph import record
+from ..kernels.spec import ElementwiseSpec
+from ..kernels.variant import Problem
+from ..plan import execute
 from . import arguments as arg
 from .reduce import axes_of
 from .reduce import sum as sum_
@@ -23,13 +27,27 @@ def relu(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    y = np.asarray(np.maximum(arg.array_of(x, "x"), 0))
+    xa = arg.array_of(x, "x")
+    if xa.dtype.newbyteorder("=") in FLOATS:
+        y = like_format(xa, _elementwise("relu", xa))
+    else:
+        y = np.asarray(np.maximum(xa, 0))
     return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
 
 
 def relu_grad(gy: Any, y: Any) -> Any:
     """gy where the ReLU let something through, else 0."""
-    return gy * ~(arg.array_of(y, "y") <= 0)
+    result = arg.array_of(y, "y")
+    gx = like_format(result, _elementwise("relu_grad", arg.array_of(gy, "gy"), result))
+    return record("relu backward", gx, (gy,), lambda needs, ggx, y: [relu_grad(ggx, y)], (result,))
+
+
+def _elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
+    """Run an elementwise row over arrays of one shape."""
+    out = np.empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
+    problem = Problem("elementwise", direction, "cpu", out.dtype.name, "default", ElementwiseSpec(out.size))
+    execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
+    return out
 
 
 def sigmoid(x: Any) -> Any:

@@ -1,0 +1,11 @@
+"""Elementwise operations: the table of their rows, tried in this order."""
+
+from __future__ import annotations
+
+from ..variant import Variant, cpu_only, no_workspace
+from . import cpu_chunks
+
+VARIANTS = (
+    Variant("chunks", "relu", "cpu", cpu_only, cpu_chunks.relu, no_workspace, tunables={"CHUNK": 16384}),
+    Variant("chunks", "relu_grad", "cpu", cpu_only, cpu_chunks.relu_grad, no_workspace, tunables={"CHUNK": 16384}),
+)

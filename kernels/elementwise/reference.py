@@ -1,0 +1,15 @@
+"""Elementwise operations by definition, over flat arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """x where it is positive, else 0; NaN stays."""
+    return np.array([0 if v <= 0 else v for v in x], x.dtype)
+
+
+def relu_grad(gy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """gy where the ReLU's result y is positive (or NaN), else 0, whatever gy is."""
+    return np.array([0 if v <= 0 else g for g, v in zip(gy, y, strict=True)], gy.dtype)
