@@ -1,8 +1,8 @@
 """The one way to run a parallel CPU loop.
 
 A kernel is a function of one job: ``body(job, worker, *args)``, as a CUDA kernel is a function of one block. ``parallel``
-compiles it to a C entry point that takes jobs from a shared counter until none is left, and every thread that helps runs
-that entry point. Which thread computes a job never changes what the job computes.
+compiles it to a C entry point that takes some jobs at a time from a shared counter until none is left, and every thread
+that helps runs that entry point. Which thread computes a job never changes what the job computes.
 
 The helpers are ordinary Python threads that live in compiled code without the GIL. They watch a mailbox for a fraction of
 a millisecond after their last work and then go to sleep on a lock, so a training step pays under a microsecond for a
@@ -32,8 +32,9 @@ SPINS = 8000  # pauses before a helper sleeps: 0.2 ms on Zen 5
 BLOCK_BYTES = 4096  # room for a kernel's packed arguments
 
 # Byte offsets in a mailbox; counters that different threads write stand on cache lines of their own.
-NEXT, JOBS, OPEN, USERS, LIMIT, ENTRY, BLOCK = (np.uintp(64 * i) for i in range(7))
-MAILBOX_BYTES = 64 * 7
+NEXT, JOBS, CHUNK, OPEN, USERS, LIMIT, ENTRY, BLOCK = (np.uintp(64 * i) for i in range(8))
+MAILBOX_BYTES = 64 * 8
+TURNS = 8  # times that each thread takes some jobs: few enough that taking them costs nothing, enough to even out
 
 _I64 = ir.IntType(64)
 _ENTRY_SIGNATURE = types.void(types.uintp, types.int64, types.uintp)
@@ -136,11 +137,12 @@ def _argument_reader(tuple_type: Any) -> Any:
     return arguments_at
 
 
-def _post(mailbox, jobs, limit, entry, block, *arguments):
+def _post(mailbox, jobs, chunk, limit, entry, block, *arguments):
     """Open the loop to the helpers if ``limit`` > 1, work until no job is left, close it; False: a helper still works."""
     put_arguments(block, arguments)
     atomic_store(mailbox + NEXT, 0)
     atomic_store(mailbox + JOBS, jobs)
+    atomic_store(mailbox + CHUNK, chunk)
     if limit == 1:
         call_entry(entry, mailbox, 0, block)
         return True
@@ -187,11 +189,13 @@ def _serve(mailbox, worker):
 _ENTRY_SOURCE = """
 def entry(mailbox, worker, block):
     arguments = arguments_at(block)
+    jobs, chunk = atomic_load(mailbox + JOBS), atomic_load(mailbox + CHUNK)
     while True:
-        job = fetch_add(mailbox + NEXT, 1)
-        if job >= atomic_load(mailbox + JOBS):
+        first = fetch_add(mailbox + NEXT, chunk)
+        if first >= jobs:
             break
-        body(job, worker, *arguments)
+        for job in range(first, min(first + chunk, jobs)):
+            body(job, worker, *arguments)
 """
 
 
@@ -304,6 +308,7 @@ class _Entry:
             "atomic_load": atomic_load,
             "NEXT": NEXT,
             "JOBS": JOBS,
+            "CHUNK": CHUNK,
         }
         exec(compile(_ENTRY_SOURCE, __file__, "exec"), scope)
         function = scope["entry"]
@@ -311,7 +316,7 @@ class _Entry:
         self._compiled = compiler.entry_point(function, _ENTRY_SIGNATURE)
         self.address = self._compiled.address
         if tuple_type not in _posts:
-            signature = (types.uintp, types.int64, types.int64, types.uintp, types.uintp, tuple_type)
+            signature = (types.uintp, types.int64, types.int64, types.int64, types.uintp, types.uintp, tuple_type)
             _posts[tuple_type] = compiler.cached_njit(_post, signature)
         self.post = _posts[tuple_type]
 
@@ -349,7 +354,8 @@ class ParallelKernel:
             try:
                 helpers.wake(threads)
                 mailbox = helpers.mailbox
-                done = entry.post(mailbox.address, jobs, threads, entry.address, mailbox.block, *args)
+                chunk = max(1, jobs // (TURNS * threads))
+                done = entry.post(mailbox.address, jobs, chunk, threads, entry.address, mailbox.block, *args)
                 while not done:
                     time.sleep(0)  # more threads than cores: let the last helper run
                     done = _wait(mailbox.address)
@@ -359,7 +365,7 @@ class ParallelKernel:
             own = getattr(_local, "mailbox", None)
             if own is None:
                 own = _local.mailbox = _Mailbox()
-            entry.post(own.address, jobs, 1, entry.address, own.block, *args)
+            entry.post(own.address, jobs, jobs, 1, entry.address, own.block, *args)
 
     def _compile(self, args: tuple[Any, ...]) -> _Entry:
         with _compile_lock:

@@ -84,3 +84,29 @@ def test_sequential():
 def test_functional_names_are_the_operations():
     for name in F.__all__:
         assert getattr(F, name) is getattr(ops, name)
+
+
+def test_sequential_fuses_convolution_and_relu_unless_somebody_looks():
+    conv = nn.Conv2d(2, 3, 3)
+    model = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Tanh())
+    x = np.random.default_rng(0).standard_normal((2, 2, 5, 5)).astype("float32")
+    fused = model(ck.tensor(x, requires_grad=True))
+    seen = []
+    handles = [model[i].register_forward_hook(lambda module, args, y: seen.append(y.data.min())) for i in (0, 1)]
+    plain = model(ck.tensor(x, requires_grad=True))
+    assert seen[0] < 0 <= seen[1]
+    for handle in handles:
+        handle.remove()
+    np.testing.assert_array_equal(fused.data, plain.data)
+    grads = []
+    for y in (fused, plain):
+        conv.weight.grad = None
+        y.sum().backward()
+        grads.append(conv.weight.grad.data)
+    np.testing.assert_array_equal(*grads)
+    names = []
+    node = fused.grad_fn
+    while node is not None:
+        names.append(node.name)
+        node = next((edge[0] for edge in node.edges if isinstance(edge, tuple)), None)
+    assert names == ["tanh", "conv2d", "conv2d"]

@@ -241,7 +241,7 @@ def test_explain_a_model_and_its_backward():
     assert [s.problem.direction for s in ck.explain(model, X)] == ["forward", "max_forward"]
     steps = ck.explain(lambda: model(ck.Tensor(X, requires_grad=True)).sum().backward())
     assert {s.problem.direction for s in steps} == {
-        "forward", "max_forward", "max_backward", "input_grad", "weight_grad", "bias_grad",
+        "forward", "max_forward", "max_backward", "relu_grad", "input_grad", "weight_grad", "bias_grad",
     }  # fmt: skip
     nested = []
     outer = ck.explain(lambda: nested.append(ck.explain(model, X)))

@@ -36,9 +36,21 @@ class Sequential(Module):
         return Sequential(*members) if isinstance(members, list) else members
 
     def forward(self, x: Any) -> Any:
-        for module in self._modules.values():
-            x = module(x)
+        modules = list(self._modules.values())
+        i = 0
+        while i < len(modules):
+            if i + 1 < len(modules) and _fuse(modules[i], modules[i + 1]):
+                x = modules[i].forward(x, activation="relu")
+                i += 2
+            else:
+                x = modules[i](x)
+                i += 1
         return x
+
+
+def _fuse(module: Module, after: Module) -> bool:
+    """A convolution whose result only a ReLU sees computes both in one pass; hooks want to see both."""
+    return type(module) is Conv2d and type(after) is ReLU and not module._hooks and not after._hooks
 
 
 def _draw_like_pytorch(weight: Parameter, bias: Parameter | None) -> None:
@@ -83,8 +95,9 @@ class Conv2d(Module):
         self.bias = Parameter(np.empty(k, dtype)) if bias else None
         _draw_like_pytorch(self.weight, self.bias)
 
-    def forward(self, x: Any) -> Any:
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    def forward(self, x: Any, activation: str | None = None) -> Any:
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return ops.conv2d(x, self.weight, self.bias, *options, activation=activation)
 
     def multiply_adds(self, y_shape: tuple[int, ...]) -> int:
         return conv_multiply_adds(y_shape, self.weight.shape)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ..blas import product
 from ..graph import record
 from . import arguments as arg
 from .reduce import sum as sum_
@@ -35,7 +34,7 @@ def matmul(a: Any, b: Any) -> Any:
 
     a_shape, b_shape = aa.shape, ba.shape
     try:
-        y = np.matmul(aa, ba)
+        y = product(aa, ba)
     except ValueError:
         raise ValueError(f"matmul: the stacks do not broadcast, {a_shape} times {b_shape}") from None
 
@@ -68,7 +67,7 @@ def linear(x: Any, w: Any, bias: Any = None) -> Any:
     if wa.ndim != 2 or xa.shape[-1] != wa.shape[1]:
         raise ValueError(f"linear: x of shape {xa.shape} needs w of shape (out, {xa.shape[-1]}), got {wa.shape}")
     outputs, inputs = wa.shape
-    y = xa @ wa.T
+    y = product(xa, wa.T) if xa.ndim > 1 else xa @ wa.T
     if bias is not None:
         *_, ba = arg.float_arrays("linear", x=x, w=w, bias=bias)
         if ba.shape != (outputs,):

@@ -21,7 +21,7 @@ def planes_per_job(spec: PoolSpec) -> int:
     return max(1, PIXELS // max(1, spec.out[0] * spec.out[1], spec.size[0] * spec.size[1]))
 
 
-def _jobs(spec: PoolSpec) -> int:
+def jobs_of(spec: PoolSpec) -> int:
     return -(-spec.n * spec.c // planes_per_job(spec))
 
 
@@ -75,7 +75,7 @@ def max_forward(x: np.ndarray, spec: PoolSpec, workspace: np.ndarray, indices: n
     """The largest value of each window, and its flat position in the input plane."""
     flat = (spec.n * spec.c, *spec.out)
     planes = planes_per_job(spec)
-    _max_forward(_jobs(spec), x.reshape(flat[0], *spec.size), spec, planes, indices.reshape(flat), out.reshape(flat))
+    _max_forward(jobs_of(spec), x.reshape(flat[0], *spec.size), spec, planes, indices.reshape(flat), out.reshape(flat))
 
 
 @parallel
@@ -91,7 +91,7 @@ def max_backward(gy: np.ndarray, indices: np.ndarray, spec: PoolSpec, workspace:
     """Each output gradient goes to the pixel that won its window."""
     flat = (spec.n * spec.c, spec.out[0] * spec.out[1])
     gx = out.reshape(flat[0], spec.size[0] * spec.size[1])
-    _max_backward(_jobs(spec), gy.reshape(flat), indices.reshape(flat), spec, planes_per_job(spec), gx)
+    _max_backward(jobs_of(spec), gy.reshape(flat), indices.reshape(flat), spec, planes_per_job(spec), gx)
 
 
 @parallel
@@ -111,7 +111,9 @@ def _avg_forward(job, worker, x, spec, planes, y):
 def avg_forward(x: np.ndarray, spec: PoolSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """The mean of each window."""
     planes = spec.n * spec.c
-    _avg_forward(_jobs(spec), x.reshape(planes, *spec.size), spec, planes_per_job(spec), out.reshape(planes, *spec.out))
+    _avg_forward(
+        jobs_of(spec), x.reshape(planes, *spec.size), spec, planes_per_job(spec), out.reshape(planes, *spec.out)
+    )
 
 
 @parallel
@@ -132,5 +134,5 @@ def avg_backward(gy: np.ndarray, spec: PoolSpec, workspace: np.ndarray, out: np.
     """Each output gradient is shared out evenly over its window."""
     planes = spec.n * spec.c
     _avg_backward(
-        _jobs(spec), gy.reshape(planes, *spec.out), spec, planes_per_job(spec), out.reshape(planes, *spec.size)
+        jobs_of(spec), gy.reshape(planes, *spec.out), spec, planes_per_job(spec), out.reshape(planes, *spec.size)
     )
