@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -347,3 +349,16 @@ def test_every_tile_size(row, tile, monkeypatch):
         assert check_conv(row, case.spec(), "float32")
     for cache in caches:
         cache.cache_clear()
+
+
+def test_blocks_follow_the_hosts_cache(monkeypatch):
+    from convkern.kernels import host
+
+    for text, size in (("1024K\n", 1 << 20), ("2M\n", 2 << 20), ("?", host.USUAL_L2_BYTES)):
+        host.l2_bytes.cache_clear()
+        monkeypatch.setattr(host.Path, "read_text", lambda self, text=text: text)
+        assert host.l2_bytes() == size
+    host.l2_bytes.cache_clear()
+    monkeypatch.setattr(host, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
+    assert host.l2_bytes() == host.USUAL_L2_BYTES
+    host.l2_bytes.cache_clear()

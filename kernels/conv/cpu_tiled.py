@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import simd
+from .. import host, simd
 from ..simd import (
     add_bias,
     add_outer,
@@ -49,7 +49,8 @@ from .lattice import (
     phase_table,
 )  # fmt: skip
 
-STRIP_BYTES = 192 * 1024  # the strip and a block of weights share a core's L2 cache (512 KiB and more)
+# A strip takes half of the second-level cache; less costs up to 15% on 3x3 layers (Zen 5, 192 KiB against 512 KiB).
+STRIP_BYTES = host.l2_bytes() // 2
 # (rows, columns) of the tiles: as many sums as leave registers for the operands.
 TILES = ((8, 3), (8, 2), (6, 4), (4, 6), (2, 12), (1, 16)) if simd.REGISTERS == 32 else ((6, 2), (4, 3), (2, 5), (1, 8))
 
