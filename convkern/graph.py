@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .device import FLOATS, as_array
+from .memory import is_view
 from .tensor import Tensor, Version
 
 Vjp = Callable[..., Sequence[Any]]
@@ -128,7 +129,7 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
     arrays = out if many else (out,)
     results = tuple(Tensor(array) for array in arrays)
     for result in results:
-        if result.data.base is not None:
+        if is_view(result.data):
             _share_version(result, parents)
     if _mode.enabled and any(isinstance(p, Tensor) and p.requires_grad for p in parents):
         node = Node(name, [_edge(p) for p in parents], vjp, [(a.shape, a.dtype) for a in arrays])
@@ -268,7 +269,7 @@ def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[in
     if target.grad is not None:
         target.grad = Tensor(target.grad.data + array)
     else:
-        if id(array) in given or array.base is not None or not array.flags.writeable:
+        if id(array) in given or is_view(array) or not array.flags.writeable:
             array = array.copy()
         given.add(id(array))
         target.grad = Tensor(array)

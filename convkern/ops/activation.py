@@ -10,6 +10,7 @@ from ..device import FLOATS, kernel_array, like_format
 from ..graph import record
 from ..kernels.spec import ElementwiseSpec
 from ..kernels.variant import Problem
+from ..memory import empty
 from ..plan import execute
 from . import arguments as arg
 from .reduce import axes_of
@@ -44,7 +45,7 @@ def relu_grad(gy: Any, y: Any) -> Any:
 
 def _elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
     """Run an elementwise row over arrays of one shape."""
-    out = np.empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
+    out = empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
     problem = Problem("elementwise", direction, "cpu", out.dtype.name, "default", ElementwiseSpec(out.size))
     execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
     return out

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import device
 from ..kernels.spec import ACTIVATIONS, Pair
+from ..memory import empty
 from ..plan import PRECISIONS
 from ..tensor import Tensor
 
@@ -100,7 +101,7 @@ def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tup
     """An array for the result: ``out`` when it is given and fits, otherwise a new one."""
     dtype = dtype.newbyteorder("=")
     if out is None:
-        return np.empty(shape, dtype)
+        return empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
@@ -112,7 +113,7 @@ def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tup
     if any(p is not None and np.may_share_memory(out, array_of(p, "input")) for p in parents):
         raise ValueError("out overlaps an input")
     # A kernel writes plain rows; a strided out is filled from them at the end, see deliver().
-    return out if device.kernel_array(out) is out else np.empty(shape, dtype)
+    return out if device.kernel_array(out) is out else empty(shape, dtype)
 
 
 def deliver(result: np.ndarray, out: Any, like: np.ndarray) -> np.ndarray:

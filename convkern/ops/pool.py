@@ -11,6 +11,7 @@ from ..device import kernel_array
 from ..graph import record
 from ..kernels.spec import Pair, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
+from ..memory import empty
 from ..plan import execute
 from ..tensor import Tensor
 from . import arguments as arg
@@ -123,7 +124,7 @@ def max_pool2d(
     shape = _batched(x_shape, "max_pool2d", "x")
     spec = pool_spec("max_pool2d", shape, kernel_size, stride, padding, dilation, ceil_mode)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x,))
-    indices = np.empty(y.shape, np.int64)
+    indices = empty(y.shape, np.int64)
     flat = (kernel_array(xa.reshape(shape)), spec, indices.reshape(spec.y_shape), y.reshape(spec.y_shape))
     execute(_problem("max_forward", xa, precision, spec), flat[0], out=(flat[2], flat[3]))
     y = arg.deliver(y, out, xa)
@@ -140,7 +141,7 @@ def max_pool2d(
 def _max_pool_grad(gy: Any, indices: np.ndarray, shape: tuple[int, ...], spec: PoolSpec, precision: str) -> Any:
     """Add each gy to the pixel of x that won its window."""
     (ga,) = arg.float_arrays("max_pool2d backward", gy=gy)
-    gx = np.empty(shape, ga.dtype)
+    gx = empty(shape, ga.dtype)
     problem = _problem("max_backward", ga, precision, spec)
     flat_indices = indices.reshape(spec.y_shape)
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), flat_indices, out=gx.reshape(spec.x_shape))
@@ -203,7 +204,7 @@ def _avg_pool(x: Any, spec: PoolSpec, out: np.ndarray | None, precision: str) ->
 def _avg_pool_grad(gy: Any, shape: tuple[int, ...], spec: PoolSpec, precision: str) -> Any:
     """Share each gy out evenly over its window."""
     (ga,) = arg.float_arrays("avg_pool2d backward", gy=gy)
-    gx = np.empty(shape, ga.dtype)
+    gx = empty(shape, ga.dtype)
     problem = _problem("avg_backward", ga, precision, spec)
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), out=gx.reshape(spec.x_shape))
 
