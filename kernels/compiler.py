@@ -61,8 +61,8 @@ def user_cache_folder() -> Path:
 
 @cache
 def sources_hash() -> str:
-    """Hash over every source file of this package."""
-    digest = hashlib.sha256(numba.__version__.encode())
+    """Hash over every source file of this package, and over what else decides the machine code but Numba's own key."""
+    digest = hashlib.sha256(f"{numba.__version__} {os.environ.get('CONVKERN_VECTOR_BITS')}".encode())
     root = Path(__file__).resolve().parent
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode())

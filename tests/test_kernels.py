@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -362,3 +366,24 @@ def test_blocks_follow_the_hosts_cache(monkeypatch):
     monkeypatch.setattr(host, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
     assert host.l2_bytes() == host.USUAL_L2_BYTES
     host.l2_bytes.cache_clear()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"CONVKERN_VECTOR_BITS": "128"},
+        {"CONVKERN_VECTOR_BITS": "256"},
+        pytest.param(
+            {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
+            marks=pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another architecture"),
+        ),
+    ],
+    ids=["4 lanes", "8 lanes", "x86-64 baseline"],
+)
+def test_kernels_as_on_other_hosts(host, tmp_path):
+    """The same proofs with the vectors, registers and instructions of lesser hosts."""
+    env = {**os.environ, **host, "CONVKERN_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
+    assert run.returncode == 0, run.stdout
