@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,6 @@ def check(device: str) -> str:
     if device == "cuda":
         raise ValueError(f"device 'cuda' cannot be used: convkern has no CUDA kernels yet; GPU here: {gpu_status()}")
     return "cpu"
-
-
-def namespace(array: Any) -> ModuleType:
-    """The module that computes with ``array``."""
-    return np
 
 
 def as_array(value: Any, name: str) -> np.ndarray:

@@ -24,8 +24,6 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
 
-from .compiler import helper
-
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -176,27 +174,6 @@ def add_outer(typingctx, tile, a, a_offset, b, b_offset):
         return value
 
     return tile(tile, a, types.int64, b, types.int64), codegen
-
-
-@intrinsic
-def add_outer_part(typingctx, tile, a, a_offset, b, b_offset, count):
-    """As add_outer, reading only b[b_offset] … b[b_offset + count - 1]; the other columns stay."""
-
-    def codegen(context, builder, signature, args):
-        value, av, ao, bv, bo, number = args
-        columns = []
-        for j in range(tile.columns):
-            address = _address(context, builder, b, bv, _moved(builder, bo, j * tile.lanes))
-            columns.append(_masked_load(builder, address, _mask(builder, number, j, tile), tile))
-        for i in range(tile.rows):
-            scalar = builder.load(_address(context, builder, a, av, _moved(builder, ao, i)))
-            row = _splat(builder, scalar, tile.lanes)
-            for j, column in enumerate(columns):
-                n = i * tile.columns + j
-                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
-        return value
-
-    return tile(tile, a, types.int64, b, types.int64, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -399,49 +376,3 @@ def lanes_of(typingctx, like):
         return ir.Constant(_I64, lanes)
 
     return types.int64(like), codegen
-
-
-SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
-
-# AMD cores forward no data from a masked store to a later load, so rows of scratch are written in whole vectors that
-# overshoot by up to a vector; rows follow each other upwards, and the next one overwrites what was too much.
-
-
-@helper
-def zero_row(scratch, at, count):
-    """Zeros at scratch[at] … scratch[at + count - 1], and up to a vector more."""
-    zero = zero_tile(scratch, 1, 1)
-    for j in range(0, count, lanes_of(scratch)):
-        store_tile(scratch, at + j, 0, zero)
-
-
-@helper
-def copy_row(scratch, at, count, source, start, step, low, high):
-    """scratch[at + j] = source[start + j * step] for low <= j < high, zero for other j < count; writes up to a vector
-    more."""
-    if step == 1:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
-    elif step == 2:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
-    else:
-        zero_row(scratch, at, count)
-        # Slices first: Numba then knows that the indices are not negative.
-        middle, pixels = scratch[at + low : at + high], source[start + low * step :]
-        for j in range(middle.size):
-            middle[j] = pixels[j * step]
-
-
-@helper
-def finish_row(y, first, scratch, at, count, add, relu, limit):
-    """y[first + i] = scratch[at + i] + add for i < count, through the ReLU if ``relu``; up to a vector more is written,
-    but nothing from y[limit] on."""
-    for i in range(0, count, lanes_of(y)):
-        vector = add_scalar(load_tile(scratch, at + i, 0, 1, 1), add)
-        if relu:
-            vector = relu_tile(vector)
-        if first + i + lanes_of(y) > limit:
-            store_tile_part(y, first + i, 0, vector, 1, limit - first - i)
-        else:
-            store_tile(y, first + i, 0, vector)

@@ -343,13 +343,14 @@ class ParallelKernel:
         self._body = compiler.helper(body)
         self._entries: dict[str, _Entry] = {}
 
-    def __call__(self, jobs: int, *args: Any) -> None:
+    def __call__(self, jobs: int, *args: Any, limit: int | None = None) -> None:
+        """Run all jobs, on ``limit`` threads at most."""
         # The argument types of one kernel differ by the floating dtype alone; post() checks each of them again.
         entry = self._entries.get(args[-1].dtype.char) or self._compile(args)
         if jobs <= 0:
             return
         helpers = _helpers or _start_helpers()
-        threads = min(_threads, jobs)
+        threads = min(_threads, jobs) if limit is None else min(_threads, jobs, limit)
         if threads > 1 and helpers.busy.acquire(blocking=False):
             try:
                 helpers.wake(threads)
@@ -390,8 +391,19 @@ def _wait(mailbox: int) -> bool:
 parallel = ParallelKernel
 
 
+def thread_rows(room: np.ndarray, elements: int) -> np.ndarray:
+    """Cut ``room`` into rows of ``elements``, one for each thread; there may be fewer rows than threads by now.
+
+    A kernel that indexes the rows by worker is called with ``limit=rows.shape[0]``: another Python thread can raise the
+    number of threads after the room was measured.
+    """
+    rows = min(num_threads(), room.size // elements)
+    return room[: rows * elements].reshape(rows, elements)
+
+
 def workspace(nbytes: int) -> np.ndarray:
     """At least ``nbytes`` of uninitialised scratch, 64-byte aligned, kept by the calling Python thread for reuse."""
+    nbytes = -(-nbytes // 64) * 64  # whole elements of every dtype, whoever reuses it
     held = getattr(_local, "scratch", None)
     if held is None or held.nbytes < nbytes:
         raw = np.empty(nbytes + 64, np.uint8)

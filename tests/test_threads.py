@@ -221,3 +221,39 @@ def test_kernels_compiled_by_different_processes_stay_apart(tmp_path):
     for order in ("[0]", "[1]", "[-1]", "[1, 0, -1]"):
         run = _python(code.format(order=order), CONVKERN_CACHE_DIR=str(tmp_path), PYTHONHASHSEED="0")
         assert run.returncode == 0, run.stderr
+
+
+def test_scratch_measured_for_one_dtype_serves_another():
+    pool._local.scratch = None
+    assert pool.workspace(20).nbytes % 8 == 0
+    x = RNG.standard_normal((1, 3, 5, 5))
+    w = RNG.standard_normal((2, 3, 1, 1))
+    single = ck.conv2d(x.astype("f4"), w.astype("f4"))
+    np.testing.assert_allclose(ck.conv2d(x, w), single, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_raised_after_scratch_was_measured_stay_out_of_it(threads):
+    """Another Python thread may call set_num_threads between a row's measuring its scratch and its running."""
+    from convkern.kernels import conv
+    from convkern.kernels.variant import Problem
+
+    spec = next(case for case in CONVS if case.n > 1).spec()._replace(n=40)
+    x, w, gy = (RNG.integers(-4, 5, s).astype("f4") for s in (spec.x_shape, spec.w_shape, spec.y_shape))
+    inputs = {"forward": (x, w, np.empty(0, "f4")), "input_grad": (gy, w), "weight_grad": (x, gy)}
+    shapes = {"forward": spec.y_shape, "input_grad": spec.x_shape, "weight_grad": spec.w_shape}
+    for row in conv.VARIANTS:
+        problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
+        if row.name != "tiled":
+            continue
+        results = []
+        for later in (1, 4):
+            threads(1)
+            room = np.zeros(row.workspace(problem), np.uint8)
+            guarded = np.concatenate([room, np.full(1 << 20, 0x5A, np.uint8)])
+            out = np.empty(shapes[row.direction], "f4")
+            threads(later)
+            for _ in range(20):
+                row.run(*inputs[row.direction], spec, guarded[: room.size], out)
+            assert np.all(guarded[room.size :] == 0x5A)
+            results.append(out)
+        np.testing.assert_array_equal(*results)

@@ -18,19 +18,18 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import host, simd
+from ..rows import SLACK, finish_row, zero_row
 from ..simd import (
     add_bias,
     add_outer,
-    finish_row,
     lanes_of,
     relu_tile,
     store_tile,
     store_tile_part,
-    zero_row,
     zero_tile,
 )
 from ..spec import ConvSpec, Pair
-from ..threads import ParallelKernel, num_threads, parallel
+from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem
 from .lattice import (
     FIRST_TAP,
@@ -96,7 +95,7 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         planes = self.layout.inner * self.strip.planes
-        return planes * self.strip.plane + self.layout.overhang + self.tile[0] * self.layout.length + simd.SLACK
+        return planes * self.strip.plane + self.layout.overhang + self.tile[0] * self.layout.length + SLACK
 
 
 def _choose_tile(outer: int, pixels: int, lanes: int) -> Pair:
@@ -205,9 +204,8 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                 if layout.plain:
                     continue
                 for row in range(min(rows, layout.outer - block * rows)):
-                    k = group * layout.outer + block * rows + row
-                    add = bias[k] if bias.size else result.dtype.type(0)
-                    target = (n * layout.groups * layout.outer + k) * layout.result[0] * layout.result[1]
+                    add = bias[group * layout.outer + block * rows + row] if bias.size else result.dtype.type(0)
+                    target = (image * layout.outer + block * rows + row) * layout.result[0] * layout.result[1]
                     for p in range(p0, p1):
                         to = target + (start_h + p * layout.step[0]) * layout.result[1]
                         come = sums + row * layout.length + (p - p0) * strip.pitch
@@ -232,16 +230,17 @@ def _run(
     work: _Work, source: np.ndarray, w: np.ndarray, bias: np.ndarray, strides: tuple[int, int, int],
     workspace: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    layout, threads = work.layout, num_threads()
+    layout = work.layout
     room = workspace.view(out.dtype)
     packed = room[: work.packed]
-    scratch = room[work.packed : work.packed + threads * work.scratch].reshape(threads, work.scratch)
+    scratch = thread_rows(room[work.packed :], work.scratch)
     _pack(
         work.blocks, w.reshape(-1), work.tile[0], layout.inner, layout.outer, *strides, work.classes, work.taps, packed
     )
     jobs = layout.n * layout.groups * -(-layout.results // work.strip.results)
-    tables = (work.phases, work.classes, work.shifts)
-    _KERNELS[work.tile](jobs, source.reshape(-1), packed, bias, layout, work.strip, *tables, scratch, out.reshape(-1))
+    tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
+    kernel = _KERNELS[work.tile]
+    kernel(jobs, source.reshape(-1), packed, bias, layout, work.strip, *tables, limit=scratch.shape[0])
 
 
 def forward(

@@ -21,9 +21,10 @@ import numpy as np
 from .. import simd
 from ..compiler import helper
 from ..parts import add_parts
-from ..simd import add_lane_sums, add_products, copy_row, lanes_of, zero_row, zero_tile
+from ..rows import SLACK, copy_row, zero_row
+from ..simd import add_lane_sums, add_products, lanes_of, zero_tile
 from ..spec import ConvSpec, Pair
-from ..threads import ParallelKernel, num_threads, parallel
+from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem
 from .lattice import Strip, class_tables, copy_strip, forward_axis, make_strip, phase_table
 
@@ -78,7 +79,7 @@ class _Work(NamedTuple):
         """Elements for each thread."""
         a = self.layout
         planes = a.c_block * self.strip.planes * self.strip.plane
-        return a.images * planes + a.overhang + a.images * a.k_rows * a.length + simd.SLACK
+        return a.images * planes + a.overhang + a.images * a.k_rows * a.length + SLACK
 
 
 def _choose_tile(rows: int, columns: int) -> Pair:
@@ -192,12 +193,12 @@ _KERNELS = {tile: _tile_kernel(*tile) for tile in TILES}
 
 def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gw[k, c, r, s] = sum over n, p, q of gy[n, k] times x[n, c] shifted."""
-    work, threads = _work(spec, x.itemsize), num_threads()
+    work = _work(spec, x.itemsize)
     room = workspace.view(out.dtype)
     partial = room[: work.partial] if work.partial else out.reshape(-1)
-    scratch = room[work.partial : work.partial + threads * work.scratch].reshape(threads, work.scratch)
+    scratch = thread_rows(room[work.partial :], work.scratch)
     tables = (work.layout, work.strip, work.phases, work.shifts, scratch, partial)
-    _KERNELS[work.tile](work.jobs, x.reshape(-1), gy.reshape(-1), *tables)
+    _KERNELS[work.tile](work.jobs, x.reshape(-1), gy.reshape(-1), *tables, limit=scratch.shape[0])
     if work.partial:
         add_parts(partial.reshape(work.layout.parts, -1), out.reshape(-1))
 

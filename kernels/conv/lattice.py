@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import helper
-from ..simd import copy_row, zero_row
+from ..rows import copy_row, zero_row
 from ..spec import ConvSpec, Pair
 
 # Columns of a class table.

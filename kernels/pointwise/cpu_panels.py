@@ -27,7 +27,7 @@ from ..simd import (
     zero_tile,
 )  # fmt: skip
 from ..spec import PointwiseSpec
-from ..threads import num_threads, parallel
+from ..threads import num_threads, parallel, thread_rows
 from ..variant import Problem
 
 ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
@@ -104,12 +104,13 @@ def _run(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray, work: _Work, strides: tuple[int, int],
     workspace: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    blocks, threads = -(-work.outer // ROWS), num_threads()
+    blocks = -(-work.outer // ROWS)
     room = workspace.view(out.dtype)
     packed, panel = blocks * work.inner * ROWS, work.inner * _panel(out.itemsize)
     _pack(blocks, w.reshape(-1), work.inner, work.outer, *strides, room[:packed])
-    scratch = room[packed : packed + threads * panel].reshape(threads, panel)
-    _multiply(work.n * work.jobs, x.reshape(-1), room[:packed], bias, work, scratch, out.reshape(-1))
+    scratch = thread_rows(room[packed:], panel)
+    flat = (x.reshape(-1), room[:packed], bias, work, scratch, out.reshape(-1))
+    _multiply(work.n * work.jobs, *flat, limit=scratch.shape[0])
 
 
 def forward(
