@@ -275,6 +275,14 @@ CONVS = (
     _conv("depthwise-stride-2", 1, 6, (7, 9), 6, 3, 2, 1, groups=6),
     _conv("depthwise-two-each", 1, 3, (6, 7), 6, (3, 5), 1, (1, 2), groups=3),
     _conv("everything", 2, 4, (9, 11), 6, (2, 3), (2, 3), ((2, 0), (1, 3)), (3, 2), groups=2),
+    # enough channels for the fast algorithms
+    _conv("blocks-3x3", 3, 17, (9, 10), 18, 3, 1, 1),
+    _conv("blocks-3x3-valid", 1, 16, (6, 38), 33, 3),
+    _conv("blocks-3x3-wide-image", 1, 16, (5, 70), 16, 3, 1, 1),
+    _conv("blocks-3x3-padding-asymmetric", 2, 19, (5, 6), 16, 3, padding=((0, 2), (3, 1))),
+    _conv("blocks-3x3-many-channels", 2, 33, (7, 7), 130, 3, 1, 1),
+    _conv("blocks-5x5", 2, 16, (9, 14), 19, 5, 1, 2),
+    _conv("blocks-5x5-many-channels", 1, 70, (5, 6), 67, 5, 1, 2),
     # around the SIMD widths, and with every remainder of a block of output channels
     *(_conv(f"width-{width}", 1, 2, (3, width), 3, 3, 1, 1) for width in (5, 7, 8, 9, 15, 16, 17, 31, 33)),
     *(_conv(f"channels-{k}", 1, 3, (3, 9), k, 3, 1, 1) for k in range(1, 8)),

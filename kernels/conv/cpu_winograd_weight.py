@@ -1,0 +1,241 @@
+"""Winograd's convolution for the weight gradient of 3x3 and 5x5 kernels at stride 1.
+
+gw[k, c] is the cross-correlation of x[n, c] with gy[n, k], cut into blocks: a block of m x m gradients over a patch of
+m + r - 1 = 6 x 6 inputs gives r x r sums. That is the forward formula (see cpu_winograd.py), block and kernel changed over::
+
+    gw = A^T [ sum over blocks of (G gy G^T) * (B^T x B) ] A
+
+so the products of each of the 36 points are one matrix product, (K x blocks) times (blocks x C), transformed back once at
+the end. Gradients and patches of some lines of blocks are transformed, then multiplied point by point; channels are
+produced in groups that keep the products in the caches.
+
+Scratch, all of it shared but for copied rows: transformed patches, transformed gradients, and products.
+
+Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from ..compiler import helper
+from ..patches import (
+    SIZE,
+    add_all_lane_sums,
+    add_dots,
+    load_patches,
+    load_planes,
+    store_planes,
+    transform_filter,
+    transform_input,
+    transform_output,
+)  # fmt: skip
+from ..rows import SLACK
+from ..simd import lanes_of, store_tile, zero_tile
+from ..spec import ConvSpec
+from ..threads import ParallelKernel, num_threads, parallel, thread_rows
+from ..variant import Problem
+from . import cpu_winograd
+from .blocks import Blocks, Lines, copy_lines, make_blocks, whole
+
+POINTS = SIZE * SIZE
+# Sums of a tile: as many as a vector of float32 or of float64 has lanes, so that one vector takes them all.
+TILES = {16: (4, 4), 8: (2, 4), 4: (2, 2), 2: (1, 2)}
+TRANSFORMED_BYTES = 12 * 1024 * 1024  # patches and gradients at a time: they lie in the third-level cache
+PRODUCT_BYTES = 10 * 1024 * 1024
+CHANNELS = 64  # block of input and of output channels whose rows of blocks stay in the second-level cache
+
+
+class _Layout(NamedTuple):
+    """Plain numbers for the kernels."""
+
+    c: int
+    k: int
+    k_group: int  # output channels at a time
+    c_rows: int  # in whole tiles
+    k_rows: int
+    lines: int
+    rows: int
+    across: int
+    segments: int
+    step: int
+    room: int  # elements from channel to channel of patches and gradients
+
+
+class _Work(NamedTuple):
+    """A problem ready to run."""
+
+    layout: _Layout
+    blocks: Blocks
+    x_lines: Lines
+    gy_lines: Lines
+    places: np.ndarray  # of blocks, patches and gradients
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Elements of patches, gradients and products."""
+        a = self.layout
+        return (
+            POINTS * (a.c_rows * a.room + SLACK),
+            POINTS * (a.k_rows * a.room + SLACK),
+            POINTS * a.c_rows * a.k_rows,
+        )
+
+    @property
+    def scratch(self) -> int:
+        """Elements for each thread."""
+        rows = self.layout.rows * max(SIZE * self.x_lines.pitch, self.layout.step * self.gy_lines.pitch)
+        return max(rows, SIZE * SIZE * self.blocks.share * self.blocks.parts) + SLACK
+
+
+@lru_cache(maxsize=1024)
+def _work(spec: ConvSpec, itemsize: int) -> _Work:
+    step = SIZE + 1 - spec.kernel[0]
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
+    tile_rows, tile_columns = TILES[lanes]
+    c_rows = whole(spec.c, tile_columns)
+    unit = max(CHANNELS, tile_rows)
+    k_group = min(spec.k, max(unit, PRODUCT_BYTES // (POINTS * c_rows * itemsize) // unit * unit))
+    k_rows = whole(k_group, tile_rows)
+    most = TRANSFORMED_BYTES // (POINTS * (c_rows + k_rows) * itemsize)
+    blocks = make_blocks(spec.n, spec.out, step, itemsize, max(most, 1))
+    pad = (spec.padding[0][0], spec.padding[1][0])
+    x_lines = blocks.lines_of(spec.c, spec.size, pad, SIZE, step)
+    gy_lines = blocks.lines_of(spec.k, spec.out, (0, 0), step, step)
+    places = blocks.places((SIZE, x_lines.pitch, step), (step, gy_lines.pitch, step))
+    layout = _Layout(
+        spec.c, spec.k, k_group, c_rows, k_rows, blocks.lines, blocks.rows, blocks.across, blocks.segments, step,
+        blocks.room,
+    )  # fmt: skip
+    return _Work(layout, blocks, x_lines, gy_lines, places)
+
+
+@helper
+def zero_end(planes, channel, apart, layout, used):
+    """Zero a channel behind its last block, up to the end of the vector, at every point: whole vectors are multiplied."""
+    end = (used + lanes_of(planes) - 1) // lanes_of(planes) * lanes_of(planes)
+    for e in range(POINTS):
+        for t in range(used, end):
+            planes[e * apart + channel * layout.room + t] = 0
+
+
+def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, ParallelKernel]:
+    """Kernels that transform patches and gradients, and one that transforms the products back."""
+    step = SIZE + 1 - taps
+    gradient_transform, output_transform = transform_filter[step], transform_output[taps]
+
+    def patches(job, worker, x, line, layout, lines, places, scratch, out):
+        # out (POINTS, c_rows, room); a job is one input channel
+        mine = scratch[worker]
+        rows = min(layout.rows, layout.lines - line)
+        copy_lines(x, job, line, rows, lines, mine)
+        apart = layout.c_rows * layout.room + SLACK
+        for s in range(0, layout.segments, parts):
+            d = load_patches(mine, 0, places[1], s, lines.pitch, SIZE, step, parts)
+            store_planes(out, job * layout.room, places[0], s, apart, transform_input(d), parts, layout.room)
+        zero_end(out, job, apart, layout, rows * layout.across)
+
+    def gradients(job, worker, gy, k0, line, layout, lines, places, scratch, out):
+        # out (POINTS, k_rows, room); a job is one output channel, counted from k0
+        mine = scratch[worker]
+        rows = min(layout.rows, layout.lines - line)
+        copy_lines(gy, k0 + job, line, rows, lines, mine)
+        apart = layout.k_rows * layout.room + SLACK
+        for s in range(0, layout.segments, parts):
+            g = load_patches(mine, 0, places[2], s, lines.pitch, step, step, parts)
+            at = job * layout.room
+            store_planes(out, at, places[0], s, apart, gradient_transform(g), parts, layout.room)
+        zero_end(out, job, apart, layout, rows * layout.across)
+
+    def results(job, worker, products, k0, layout, tile_rows, tile_columns, nowhere, scratch, gw):
+        # gw (K, C, taps, taps) flat; a job is tile_rows output channels
+        mine = scratch[worker]
+        apart = layout.c_rows * layout.k_rows
+        lanes = tile_rows * tile_columns
+        for c0 in range(0, layout.c, tile_columns):
+            at = (job * (layout.c_rows // tile_columns) + c0 // tile_columns) * lanes
+            q = load_planes(products, at, nowhere, 0, apart, SIZE, SIZE, 1)
+            store_planes(mine, 0, nowhere, 0, lanes, output_transform(q), 1, 0)
+            for i in range(tile_rows):
+                for j in range(tile_columns):
+                    k, c = job * tile_rows + i, c0 + j
+                    if k0 + k < layout.k and k < layout.k_group and c < layout.c:
+                        to = ((k0 + k) * layout.c + c) * taps * taps
+                        for t in range(taps * taps):
+                            gw[to + t] = mine[t * lanes + i * tile_columns + j]
+
+    kernels = []
+    for body in (patches, gradients, results):
+        body.__name__ = f"_{body.__name__}_{taps}x{taps}_{parts}"
+        kernels.append(parallel(body))
+    return tuple(kernels)  # type: ignore[return-value]
+
+
+def _multiply_kernel(rows: int, columns: int) -> ParallelKernel:
+    """The kernel that adds products, for one tile size."""
+
+    def body(job, worker, patches, gradients, line, layout, products):
+        # products (POINTS, k tiles, c tiles, rows * columns); a job is a point, a block of output and one of input channels
+        c_blocks = (layout.c_rows + CHANNELS - 1) // CHANNELS
+        k_blocks = (layout.k_rows + CHANNELS - 1) // CHANNELS
+        e, block = job // (c_blocks * k_blocks), job % (c_blocks * k_blocks)
+        k0, c0 = block // c_blocks * CHANNELS, block % c_blocks * CHANNELS
+        lanes = lanes_of(products)
+        used = (min(layout.rows, layout.lines - line) * layout.across + lanes - 1) // lanes * lanes
+        v = e * (layout.c_rows * layout.room + SLACK)
+        u = e * (layout.k_rows * layout.room + SLACK)
+        for c in range(c0, min(c0 + CHANNELS, layout.c_rows), columns):
+            for k in range(k0, min(k0 + CHANNELS, layout.k_rows), rows):
+                tile = zero_tile(products, rows, columns)
+                a, b = u + k * layout.room, v + c * layout.room
+                for t in range(0, used, lanes):
+                    tile = add_dots(tile, gradients, a + t, layout.room, patches, b + t, layout.room)
+                to = e * layout.c_rows * layout.k_rows + (k // rows * (layout.c_rows // columns) + c // columns) * lanes
+                if line == 0:
+                    store_tile(products, to, 0, zero_tile(products, 1, 1))
+                add_all_lane_sums(products, to, tile)
+
+    body.__name__ = f"_multiply_{rows}x{columns}"
+    return parallel(body)
+
+
+_KERNELS = {(taps, parts): _makers(taps, parts) for taps in (3, 5) for parts in (1, 2, 4) if parts <= SIZE + 1 - taps}
+_MULTIPLY = {tile: _multiply_kernel(*tile) for tile in TILES.values()}
+
+
+def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """gw[k, c, r, s] = sum over n, p, q of gy[n, k] times x[n, c] shifted."""
+    work = _work(spec, x.itemsize)
+    layout, places = work.layout, work.places
+    tile = TILES[simd.VECTOR_BITS // (8 * x.itemsize)]
+    make_patches, make_gradients, make_results = _KERNELS[spec.kernel[0], work.blocks.parts]
+    room = workspace.view(out.dtype)
+    ends = np.cumsum(work.sizes)
+    patches, gradients, products = room[: ends[0]], room[ends[0] : ends[1]], room[ends[1] : ends[2]]
+    scratch = thread_rows(room[ends[2] :], work.scratch)
+    limit = scratch.shape[0]
+    x, gy, gw = x.reshape(-1), gy.reshape(-1), out.reshape(-1)
+    blocks = -(-layout.c_rows // CHANNELS) * -(-layout.k_rows // CHANNELS)
+    for k0 in range(0, layout.k, layout.k_group):
+        for line in range(0, layout.lines, layout.rows):
+            if k0 == 0 or layout.rows < layout.lines:
+                make_patches(layout.c, x, line, layout, work.x_lines, places, scratch, patches, limit=limit)
+            channels = min(layout.k_group, layout.k - k0)
+            make_gradients(channels, gy, k0, line, layout, work.gy_lines, places, scratch, gradients, limit=limit)
+            _MULTIPLY[tile](POINTS * blocks, patches, gradients, line, layout, products)
+        jobs = -(-layout.k_rows // tile[0])
+        make_results(jobs, products, k0, layout, *tile, places[1], scratch, gw, limit=limit)
+
+
+def workspace_bytes(problem: Problem) -> int:
+    """Transformed patches and gradients, products, and copied rows for each thread."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    work = _work(problem.spec, itemsize)
+    return -(-(sum(work.sizes) + num_threads() * work.scratch) * itemsize // 8) * 8
+
+
+refuses = cpu_winograd.refuses

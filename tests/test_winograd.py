@@ -1,0 +1,146 @@
+"""Winograd's convolution: the formula itself, the kernels over generated shapes, and how large its errors are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import convkern as ck
+from convkern.kernels import conv
+from convkern.kernels.conv import blocks, cpu_winograd, cpu_winograd_weight, reference, winograd_reference
+from convkern.kernels.patches import FILTER, INPUT, OUTPUT, SIZE, whole
+from convkern.kernels.spec import ConvSpec
+from convkern.plan import rows
+
+from .bounds import floats
+from .test_kernels import DTYPES, check_conv, row_id
+
+ROWS = [row for row in conv.VARIANTS if row.name == "winograd"]
+
+
+def spec_of(n, c, size, k, taps, padding) -> ConvSpec:
+    out = tuple(size[i] + sum(padding[i]) - taps + 1 for i in range(2))
+    return ConvSpec(n, c, k, 1, size, (taps, taps), (1, 1), padding, (1, 1), out)
+
+
+@st.composite
+def specs(draw) -> ConvSpec:
+    taps = draw(st.sampled_from((3, 5)))
+    side = st.integers(0, taps)
+    padding = ((draw(side), draw(side)), (draw(side), draw(side)))
+    size = tuple(max(1, taps - sum(padding[i])) + draw(st.integers(0, (11, 40)[i])) for i in range(2))
+    return spec_of(draw(st.integers(1, 4)), draw(st.integers(1, 21)), size, draw(st.integers(1, 70)), taps, padding)
+
+
+@pytest.fixture
+def few_channels(monkeypatch):
+    """The rows take few channels too, and work in pieces so small that every loop has several turns."""
+
+    def clear():
+        cpu_winograd._work.cache_clear()
+        cpu_winograd_weight._work.cache_clear()
+
+    monkeypatch.setattr(cpu_winograd, "MIN_CHANNELS", 1)
+    monkeypatch.setattr(cpu_winograd, "BLOCKS", 20)
+    monkeypatch.setattr(cpu_winograd, "BLOCKS_WIDE", 40)
+    monkeypatch.setattr(cpu_winograd_weight, "TRANSFORMED_BYTES", 200_000)
+    monkeypatch.setattr(cpu_winograd_weight, "PRODUCT_BYTES", 1)
+    clear()
+    yield
+    clear()
+
+
+def matrix(factors) -> np.ndarray:
+    return np.array(whole(factors))
+
+
+def test_the_matrices_are_the_papers():
+    """Lavin and Gray, section 4.1 for F(4x4, 3x3), up to the order of the points."""
+    np.testing.assert_array_equal(
+        matrix(INPUT),
+        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+         [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        matrix(FILTER[3]),
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+         [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+        rtol=1e-15,
+    )  # fmt: skip
+    np.testing.assert_array_equal(
+        matrix(OUTPUT[4]), [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    )
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4, 5])
+def test_the_formula_in_one_dimension(taps):
+    rng = np.random.default_rng(0)
+    d, g = rng.standard_normal(SIZE), rng.standard_normal(taps)
+    results = SIZE + 1 - taps
+    got = matrix(OUTPUT[results]) @ ((matrix(FILTER[taps]) @ g) * (matrix(INPUT) @ d))
+    np.testing.assert_allclose(got, np.correlate(d, g, "valid"), rtol=1e-12, atol=1e-13)
+
+
+@given(spec=specs())
+@settings(max_examples=20)
+def test_the_reference_is_the_definition(spec):
+    rng = np.random.default_rng(1)
+    x, w, gy = (rng.standard_normal(shape) for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+    for direction, arrays in (("forward", (x, w)), ("input_grad", (gy, w)), ("weight_grad", (x, gy))):
+        extra = (None,) if direction == "forward" else ()
+        want = getattr(reference, direction)(*arrays, *extra, spec)
+        got = getattr(winograd_reference, direction)(*arrays, spec)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-10 * max(1, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+@pytest.mark.usefixtures("few_channels")
+def test_rows_on_generated_shapes(row):
+    @given(spec=specs(), dtype=st.sampled_from(DTYPES), activation=st.integers(0, 1))
+    @settings(max_examples=25)
+    def check(spec, dtype, activation):
+        spec = spec._replace(activation=activation if row.direction == "forward" else 0)
+        assert check_conv(row, spec, dtype)
+
+    check()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_every_way_to_fill_a_vector(parts, monkeypatch):
+    chosen = blocks.make_blocks(1, (9, 10), 4, 4, 100)
+    if chosen.share * chosen.parts // parts < 4:
+        pytest.skip("too few lanes on this host")
+    lanes = chosen.share * chosen.parts
+    width = {1: lanes, 2: lanes // 2, 4: lanes // 4}[parts] * 4 - 1
+    assert blocks.make_blocks(1, (9, width), 4, 4, 100).parts == parts
+    for row in ROWS:
+        assert check_conv(row, spec_of(2, 16, (9, width), 17, 3, ((1, 1), (1, 1))), "float32")
+
+
+def test_errors_are_of_the_expected_size():
+    """F(4x4, 3x3) on unit normal numbers: errors some ten times the direct sum's, far below single precision's use."""
+    spec = spec_of(1, 64, (28, 28), 64, 3, ((1, 1), (1, 1)))
+    rng = np.random.default_rng(2)
+    x, w = rng.standard_normal(spec.x_shape), rng.standard_normal(spec.w_shape)
+    exact = winograd_reference.forward(x, w, spec)
+    y = ck.conv2d(x.astype("float32"), w.astype("float32"), padding=1)
+    strict = ck.conv2d(x.astype("float32"), w.astype("float32"), padding=1, precision="strict")
+    error, direct = (np.abs(a - exact).max() / np.abs(exact).max() for a in (y, strict))
+    assert direct < error < 1e-5
+
+
+def test_strict_takes_another_row():
+    x, w = np.zeros((1, 16, 8, 8), "float32"), np.zeros((16, 16, 3, 3), "float32")
+    for precision, name in (("default", "winograd"), ("strict", "tiled")):
+        (step,) = ck.explain(ck.conv2d, x, w, padding=1, precision=precision)
+        assert step.row.name == name
+
+
+def test_gradients_through_the_graph(few_channels):
+    rng = np.random.default_rng(3)
+    x, w = floats(rng, (1, 2, 6, 7), "float64"), floats(rng, (3, 2, 3, 3), "float64")
+    with_winograd = [row.name for row in rows("conv", "forward")]
+    assert "winograd" in with_winograd
+    assert ck.gradcheck(lambda x, w: ck.conv2d(x, w, padding=1), [x, w])
