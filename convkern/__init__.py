@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .tensor import Tensor, tensor  # isort: skip  (first: graph and ops need the class while they load)
+from .explanation import explain
 from .gradcheck import gradcheck
 from .graph import Function, no_grad
 from .ops import (
@@ -16,7 +17,6 @@ from .ops import (
     pointwise_input_grad,
     pointwise_weight_grad,
 )
-from .plan import explain
 
 if TYPE_CHECKING:
     from . import data, models, nn, optim, train
