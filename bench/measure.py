@@ -333,7 +333,7 @@ def run(
             everyone = [*rivals, *rows(case, direction, precision)] if with_rows else rivals
             if done == 0 or case is not pairs[done - 1][0]:
                 inputs = copies_of_inputs(case, seed)
-            limits = {"rounds": rounds, "seconds": each, "calibration": machine}
+            limits: dict[str, Any] = {"rounds": rounds, "seconds": each, "calibration": machine}
             records.append(contest(case, direction, everyone, inputs=inputs, **limits))
         result["complete"] = True
     except KeyboardInterrupt:
