@@ -145,16 +145,16 @@ def tune(
 
 def keep(found: list[Tuned]) -> Path:
     """Add choices to this host's file and have the planner use them from now on; gives the file."""
-    path, host = _path(), _host()
-    merged = _load(path, host)
+    file, host = path(), _host()
+    merged = _load(file, host)
     for one in found:
         milliseconds = {name: round(seconds * 1e3, 6) for name, seconds in one.times.items()}
         merged[plan.key(one.problem)] = {"row": one.row, "milliseconds": milliseconds}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": KIND, "format": FORMAT, "host": host, "choices": merged}
-    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(file, (json.dumps(content, indent=1) + "\n").encode())
     forget()
-    return path
+    return file
 
 
 def forget() -> None:
@@ -163,12 +163,17 @@ def forget() -> None:
     plan.plan.cache_clear()
 
 
+def enabled() -> bool:
+    """Whether measured choices are used: unless CONVKERN_TUNE is 0."""
+    return os.environ.get("CONVKERN_TUNE") != "0"
+
+
 @cache
 def choices() -> Mapping[str, str]:
     """The rows kept for this host, by the problem's key; empty where there are none or CONVKERN_TUNE is 0."""
-    if os.environ.get("CONVKERN_TUNE") == "0":
+    if not enabled():
         return {}
-    return {name: entry["row"] for name, entry in _load(_path(), _host()).items()}
+    return {name: entry["row"] for name, entry in _load(path(), _host()).items()}
 
 
 @cache
@@ -189,26 +194,27 @@ def _host() -> dict[str, Any]:
     }
 
 
-def _path() -> Path:
+def path() -> Path:
+    """The file of this host; it need not exist."""
     from .kernels.compiler import user_cache_folder
 
     tag = hashlib.sha256(json.dumps(_host(), sort_keys=True).encode()).hexdigest()[:16]
     return user_cache_folder() / f"tuning-{tag}.json"
 
 
-def _load(path: Path, host: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _load(file: Path, host: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The choices in a file; none, with a warning, where it is damaged, and none where it is missing or another host's."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        return _ignored(path, repr(error))
+        return _ignored(file, repr(error))
     if not isinstance(content, dict) or content.get("kind") != KIND or content.get("format") != FORMAT:
-        return _ignored(path, f"it is no file of {KIND!r}, format {FORMAT}")
+        return _ignored(file, f"it is no file of {KIND!r}, format {FORMAT}")
     entries = content.get("choices")
     if not isinstance(entries, dict) or not all(_is_entry(entry) for entry in entries.values()):
-        return _ignored(path, "its choices are damaged")
+        return _ignored(file, "its choices are damaged")
     return entries if content.get("host") == host else {}
 
 
@@ -216,9 +222,9 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("row"), str) and isinstance(entry.get("milliseconds"), dict)
 
 
-def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
+def _ignored(file: Path, reason: str) -> dict[str, dict[str, Any]]:
     warnings.warn(
-        f"rows are chosen without measurements: {path} cannot be used ({reason}); 'convkern tune' writes it anew",
+        f"rows are chosen without measurements: {file} cannot be used ({reason}); 'convkern tune' writes it anew",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -74,7 +74,7 @@ def test_the_fastest_row_is_kept_and_used(home, table):
     assert plan.why(other) == "the first row of the table that takes it"
     tuning.tune(ck.conv2d, X, W, padding=1)
     assert plan.plan(other).name == plan.plan(problem).name == "fast"  # choices add up
-    assert [file.name for file in home.glob("tuning-*")] == [tuning._path().name]
+    assert [file.name for file in home.glob("tuning-*")] == [tuning.path().name]
 
 
 def test_a_tie_keeps_the_tables_choice(home, table):
@@ -103,9 +103,9 @@ def test_strict_never_takes_an_inexact_row(home, table):
     assert default.row == "winograd"
     assert plan.plan(strict.problem).name == "exact"
     # Not even where the file says so.
-    content = json.loads(tuning._path().read_text())
+    content = json.loads(tuning.path().read_text())
     content["choices"][plan.key(strict.problem)]["row"] = "winograd"
-    tuning._path().write_text(json.dumps(content))
+    tuning.path().write_text(json.dumps(content))
     tuning.forget()
     assert plan.plan(strict.problem).name == "exact"
     assert plan.plan(default.problem).name == "winograd"
@@ -134,10 +134,10 @@ def test_a_row_that_is_gone_or_refuses_is_not_taken(home, table):
 def test_a_damaged_file_is_said_and_ignored(home, table, content, reason):
     table(row("first", 0.002), row("second", 0))
     problem = a_problem()
-    tuning._path().write_text(content)
+    tuning.path().write_text(content)
     tuning.forget()
     with pytest.warns(
-        RuntimeWarning, match=rf"{tuning._path().name} cannot be used \({reason}.*'convkern tune' writes it"
+        RuntimeWarning, match=rf"{tuning.path().name} cannot be used \({reason}.*'convkern tune' writes it"
     ):
         assert plan.plan(problem).name == "first"
     with pytest.warns(RuntimeWarning, match="cannot be used"):
@@ -149,13 +149,13 @@ def test_another_hosts_file_is_ignored(home, table, monkeypatch):
     table(row("first", 0.002), row("second", 0))
     problem = a_problem()
     tuning.tune(ck.conv2d, X, W)
-    here, host = tuning._path(), tuning._host()
+    here, host = tuning.path(), tuning._host()
     for changed in ("cpu", "cores", "vector_bits", "kernels"):
         monkeypatch.setattr(tuning, "_host", lambda name=changed: {**host, name: "another"})
-        assert tuning._path() != here
+        assert tuning.path() != here
         tuning.forget()
         assert plan.plan(problem).name == "first"
-        tuning._path().write_bytes(here.read_bytes())  # copied over: it still says where it was measured
+        tuning.path().write_bytes(here.read_bytes())  # copied over: it still says where it was measured
         tuning.forget()
         assert plan.plan(problem).name == "first"
 
@@ -183,13 +183,13 @@ def test_the_choice_does_not_depend_on_the_number_of_threads(home, table, thread
 def test_a_failed_write_leaves_the_file_and_the_planner_alone(home, table, monkeypatch):
     table(row("first", 0.002), row("second", 0))
     tuning.tune(ck.conv2d, X, W)
-    before = tuning._path().read_bytes()
+    before = tuning.path().read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="no space left"):
             tuning.tune(ck.conv2d, X, W, padding=1)
-    assert tuning._path().read_bytes() == before
-    assert [file.name for file in home.glob("*tuning*")] == [tuning._path().name]
+    assert tuning.path().read_bytes() == before
+    assert [file.name for file in home.glob("*tuning*")] == [tuning.path().name]
 
 
 def test_real_rows_are_measured_and_a_new_process_uses_them(tmp_path):
@@ -200,7 +200,7 @@ def test_real_rows_are_measured_and_a_new_process_uses_them(tmp_path):
         x, w = np.ones((2, 4, 9, 9), np.float32), np.ones((8, 4, 3, 3), np.float32)
         if sys.argv[1] == "tune":
             (found,) = tuning.tune(ck.conv2d, x, w)
-            path = tuning._path()
+            path = tuning.path()
             content = json.loads(path.read_text())
             (entry,) = content["choices"].values()
             assert entry["row"] in entry["milliseconds"] and len(entry["milliseconds"]) >= 2
