@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from ..kernels.spec import ConvSpec, Pair, PointwiseSpec, PoolSpec, Sides, output_size
+from .random_cases import random_shapes
 
 GRADIENTS = ("forward", "input_grad", "weight_grad")
 
@@ -230,11 +231,15 @@ LAYERS = (
     _conv("depthwise-down", 16, 192, 28, 192, 3, 2, 1, groups=192),
 )
 
+# Off the beaten track, the same on every machine.
+RANDOM = tuple(_conv(f"random-{number:03d}", *shape) for number, shape in enumerate(random_shapes()))
+
 # Small enough that plain Python loops finish, so that they can be compared at all.
 LOOPS = (
     _conv("lenet-1-image", 1, 1, 28, 6, 5, 1, 2, tags="quick"),
     _conv("lenet-2-image", 1, 6, 14, 16, 5, 1, 0),
     _conv("loops-3x3", 1, 32, 16, 24, 3, 1, 1, tags="quick"),
+    _conv("loops-3x3-64", 1, 64, 20, 64, 3, 1, 1),  # seconds in Python
 )
 
 # Small awkward shapes for the tests: the definition does each in milliseconds.
@@ -340,6 +345,7 @@ POOL_LAYERS = (
 TABLES: dict[str, tuple[Case, ...]] = {
     "loops": LOOPS,
     "layers": LAYERS,
+    "random": RANDOM,
     "pools": POOL_LAYERS,
     "pointwise": POINTWISE_LAYERS,
     "small": (*CONVS, *POINTWISE, *POOLS),

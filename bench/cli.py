@@ -40,6 +40,9 @@ def bench_command(
     rows: Annotated[
         bool, typer.Option("--rows", help="Also time every kernel row that takes a case, chosen or not.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help="default, or strict: only rows that sum in the arrays' dtype.")
+    ] = "default",
     rounds: Annotated[int, typer.Option(help="Most turns of each rival on a case.", min=1)] = 15,
     seconds: Annotated[
         float | None,
@@ -64,9 +67,8 @@ def bench_command(
         result = report.load(show)
     else:
         chosen = select(_words("loops,layers,pools,pointwise" if everything else cases))
-        result = _measure(
-            chosen, rivals, directions=_words(directions), with_rows=rows, rounds=rounds, seconds=seconds, seed=seed
-        )
+        limits: dict[str, Any] = dict(rounds=rounds, seconds=seconds, seed=seed, precision=precision)
+        result = _measure(chosen, rivals, directions=_words(directions), with_rows=rows, **limits)
         out = out or Path("runs") / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json"
         report.save(result, out)
     table.show(result)

@@ -16,10 +16,11 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from .. import plan
+from ..kernels.calibration import Calibration, calibrate
 from . import host
 from .cases import Case, table_of
 from .report import FORMAT, KIND
-from .rivals import OURS, Rival, check_agreement, make_inputs, rows
+from .rivals import OURS, STRICT, Inputs, Rival, check_agreement, make_inputs, rows
 
 TURN_SECONDS = 0.005  # a turn repeats the call until about this much is measured
 SETTLE_STEP, SETTLE_STEPS = 0.002, 15  # seconds: OpenMP's threads wait up to 10 ms for more work before they sleep
@@ -139,8 +140,23 @@ def _timed(copies: Sequence[Call], calls: int, clock: Callable[[], float]) -> fl
     return clock() - started
 
 
+def copies_of_inputs(case: Case, seed: int) -> list[Inputs]:
+    """So many copies of a case's inputs that no rival finds its own in a cache where layers of a network would not be."""
+    first = make_inputs(case, seed)
+    size = sum(array.nbytes for array in first)
+    copies = min(max(MIN_COPIES, -(-ROTATED_BYTES // max(size, 1))), MAX_COPIES)
+    return [first, *(make_inputs(case, seed + i) for i in range(1, copies))]
+
+
 def contest(
-    case: Case, direction: str, rivals: Sequence[Rival], *, rounds: int, seconds: float, seed: int = 0
+    case: Case,
+    direction: str,
+    rivals: Sequence[Rival],
+    *,
+    inputs: Sequence[Inputs],
+    rounds: int,
+    seconds: float,
+    calibration: Calibration,
 ) -> dict[str, Any]:
     """Measure one case in one direction.
 
@@ -151,10 +167,12 @@ def contest(
         One of ``case.directions``.
     rivals : sequence of Rival
         convkern must be one of them; who refuses the case is named in the record with its reason.
+    inputs : sequence of Inputs
+        As :func:`copies_of_inputs` makes them.
     rounds, seconds
         As in :func:`interleave`.
-    seed : int
-        Of the inputs.
+    calibration : Calibration
+        What the machine can do at most, for the roofline.
 
     Returns
     -------
@@ -168,12 +186,9 @@ def contest(
     """
     refused = {rival.name: rival.refuses(case, direction) for rival in rivals}
     taking_part = [rival for rival in rivals if not refused[rival.name]]
-    first = make_inputs(case, seed)
-    size = sum(array.nbytes for array in first)
-    copies = min(max(MIN_COPIES, -(-ROTATED_BYTES // max(size, 1))), MAX_COPIES)
-    inputs = [first, *(make_inputs(case, seed + i) for i in range(1, copies))]
     results, contenders = {}, {}
-    with plan.traced() as trace:
+    moved: list[int] = []
+    with plan.traced() as trace, plan.watched(lambda problem, row, arrays, outs: moved.append(_nbytes(arrays, outs))):
         for rival in taking_part:
             contenders[rival.name] = [rival.call(case, direction, one) for one in inputs]
             results[rival.name] = rival.array(contenders[rival.name][0]())
@@ -181,6 +196,7 @@ def contest(
     results.clear()
     timings = interleave(contenders, rounds, seconds)
     ours = timings[OURS.name].median
+    roofline = _roofline(case.flops, sum(moved), sum(_nbytes(one) for one in inputs), calibration)
     shape = {name: value for name, value in asdict(case).items() if name not in ("name", "tags")}
     return {
         "case": case.name,
@@ -190,15 +206,40 @@ def contest(
         "shape": shape,
         "flops": case.flops,
         "row": "+".join(dict.fromkeys(row.name for _, row in trace)),
-        "times": {name: _entry(timing, case.flops, ours) for name, timing in timings.items()},
+        "inexact": [row.name for row in plan.rows(case.operation, direction) if row.accuracy != "exact"],
+        "roofline": roofline,
+        "times": {name: _entry(timing, case.flops, ours, roofline["gflops"]) for name, timing in timings.items()},
         "refused": {name: reason for name, reason in refused.items() if reason},
     }
 
 
-def _entry(timing: Timing, flops: int, ours: float) -> dict[str, Any]:
+def _nbytes(*groups: Sequence[Any]) -> int:
+    return sum(array.nbytes for group in groups for array in group)
+
+
+def _roofline(flops: int, moved: int, working_set: int, calibration: Calibration) -> dict[str, Any]:
+    """What limits a case: bytes that have to move at least, over the memory that holds the copies of the inputs."""
+    limit = calibration.roofline(flops, moved, working_set)
+    by = "arithmetic" if limit == calibration.peak else calibration.level(working_set).name
+    return {"bytes": moved, "intensity": flops / moved, "gflops": limit / 1e9, "limited_by": by}
+
+
+def _facts(calibration: Calibration) -> dict[str, Any]:
+    """A calibration in the units of the tables."""
+    levels = [
+        {"name": level.name, "bytes": level.working_set, "read_gbs": level.read / 1e9, "copy_gbs": level.copy / 1e9}
+        for level in calibration.levels
+    ]
+    peaks = {"peak_gflops": calibration.peak / 1e9, "peak_gflops_one_thread": calibration.peak_one / 1e9}
+    return {"threads": calibration.threads, **peaks, "levels": levels}
+
+
+def _entry(timing: Timing, flops: int, ours: float, roofline: float) -> dict[str, Any]:
+    gflops = flops / timing.median / 1e9
     return {
         "median": timing.median,
-        "gflops": flops / timing.median / 1e9,
+        "gflops": gflops,
+        "share": gflops / roofline,  # of the roofline
         "ratio": timing.median / ours,  # above 1: convkern is faster
         "calls": timing.calls,
         "samples": list(timing.samples),
@@ -223,6 +264,7 @@ def run(
     rounds: int = 15,
     seconds: float | None = None,
     seed: int = 0,
+    precision: str = "default",
     report: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> dict[str, Any]:
     """Measure cases against rivals.
@@ -242,6 +284,8 @@ def run(
         Time for everything, warming up and compiling left out; by default ``SECONDS_EACH`` for each case and direction.
     seed : int
         Of the inputs.
+    precision : str
+        "strict": convkern takes only rows that sum in the arrays' dtype, as with ``precision="strict"`` in a call.
     report : callable
         ``report(what, done, of)`` is called before each case and direction.
 
@@ -260,22 +304,37 @@ def run(
     if not pairs:
         known = sorted({direction for case in cases for direction in case.directions})
         raise ValueError(f"directions must match some of {', '.join(known)}, got {', '.join(directions)}")
+    if precision not in plan.PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(plan.PRECISIONS)}, got {precision!r}")
+    rivals = [STRICT if precision == "strict" and rival is OURS else rival for rival in rivals]
     each = SECONDS_EACH if seconds is None else seconds / len(pairs)
     records: list[dict[str, Any]] = []
+    machine = calibrate()
     result = {
         "kind": KIND,
         "format": FORMAT,
         "host": host.facts(),
-        "settings": {"rounds": rounds, "seconds_each": each, "seed": seed, "dtype": "float32"},
+        "settings": {
+            "rounds": rounds,
+            "seconds_each": each,
+            "seed": seed,
+            "dtype": "float32",
+            "precision": precision,
+        },
+        "calibration": _facts(machine),
         "rivals": {rival.name: rival.about for rival in rivals},
         "records": records,
         "complete": False,
     }
     try:
+        inputs: list[Inputs] = []
         for done, (case, direction) in enumerate(pairs):
             report(f"{case.name} {direction}", done, len(pairs))
-            everyone = [*rivals, *rows(case, direction)] if with_rows else rivals
-            records.append(contest(case, direction, everyone, rounds=rounds, seconds=each, seed=seed))
+            everyone = [*rivals, *rows(case, direction, precision)] if with_rows else rivals
+            if done == 0 or case is not pairs[done - 1][0]:
+                inputs = copies_of_inputs(case, seed)
+            limits: dict[str, Any] = {"rounds": rounds, "seconds": each, "calibration": machine}
+            records.append(contest(case, direction, everyone, inputs=inputs, **limits))
         result["complete"] = True
     except KeyboardInterrupt:
         if not records:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from ..files import write_atomic
 
 KIND = "convkern benchmark"
-FORMAT = 1
+FORMAT = 2
 
 OURS = "convkern"
 TORCH = ("torch", "torch-channels-last")
 BETTER = "torch-better"  # in whichever of its two layouts PyTorch was faster on the case
+ROW = "row:"  # before the name of a kernel row that was timed by itself
+CLIFF = 0.6  # a shape on which PyTorch takes less than this share of our time
 
 _RECORD = {
     "case": str,
@@ -24,10 +26,13 @@ _RECORD = {
     "direction": str,
     "flops": int,
     "row": str,
+    "inexact": list,
+    "roofline": dict,
     "times": dict,
     "refused": dict,
 }
-_TIMING = ("median", "gflops", "ratio", "calls", "samples")
+_TIMING = ("median", "gflops", "share", "ratio", "calls", "samples")
+_ROOFLINE = ("bytes", "intensity", "gflops", "limited_by")
 
 
 def save(result: dict[str, Any], path: Path) -> None:
@@ -58,8 +63,9 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no result of 'convkern bench'")
     if result.get("format") != FORMAT:
         raise ValueError(f"{path} has format {result.get('format')!r}, this version reads {FORMAT}")
-    if not isinstance(result.get("records"), list) or not isinstance(result.get("host"), dict):
-        raise ValueError(f"{path} is damaged: it has no records or no host")
+    parts = {"records": list, "host": dict, "calibration": dict}
+    if missing := [name for name, kind in parts.items() if not isinstance(result.get(name), kind)]:
+        raise ValueError(f"{path} is damaged: it has no {' and no '.join(missing)}")
     for number, record in enumerate(result["records"]):
         if not _is_record(record):
             raise ValueError(f"{path} is damaged: record {number} is not complete")
@@ -71,6 +77,7 @@ def _is_record(record: Any) -> bool:
         isinstance(record, dict)
         and all(isinstance(record.get(key), kind) for key, kind in _RECORD.items())
         and OURS in record["times"]
+        and all(key in record["roofline"] for key in _ROOFLINE)
         and all(
             isinstance(timing, dict) and all(key in timing for key in _TIMING) for timing in record["times"].values()
         )
@@ -85,15 +92,36 @@ def ratios(record: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def better_ratio(record: dict[str, Any]) -> float | None:
+    """PyTorch's time over ours, in the better of the layouts that were measured."""
+    found = ratios(record)
+    layouts = [found[name] for name in TORCH if name in found]
+    return min(layouts) if layouts else None
+
+
+def cliffs(records: Iterable[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
+    """The records on which PyTorch takes less than ``CLIFF`` of our time, with that ratio, the worst first."""
+    found = [(better_ratio(record), record) for record in records]
+    return sorted(
+        ((ratio, record) for ratio, record in found if ratio is not None and ratio < CLIFF), key=lambda f: f[0]
+    )
+
+
+def is_inexact(record: dict[str, Any], row: str) -> bool:
+    """Whether one of the rows in "a+b" trades accuracy for fewer multiplications than are counted."""
+    return any(name in record["inexact"] for name in row.split("+"))
+
+
 def columns(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Every rival that some record has, PyTorch's better layout first, then in the order of the records."""
+    """Every rival that some record has, PyTorch's better layout first, then in the order of the records; single rows of
+    our own are none."""
     names: dict[str, None] = {}
     for record in records:
         found = ratios(record)
         if BETTER in found:
             names = {BETTER: None, **names}
         names.update(dict.fromkeys(found))
-    return list(names)
+    return [name for name in names if not name.startswith(ROW)]
 
 
 def sections(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Choosing a kernel: which row of an operation's table solves a problem, and why.
 
-The first row that does not refuse a problem wins, unless a choice was fixed with :func:`use`.
+A choice that was fixed with :func:`use` wins; then the row that ``convkern tune`` found to be the fastest on this host; then
+the first row of the table that does not refuse the problem.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("default", "strict")
 
+Watcher = Callable[["Problem", "Variant", tuple["np.ndarray", ...], tuple["np.ndarray", ...]], None]
+
 _fixed: dict[str, str] = {}
 _chosen: dict[str, str] = {}
-_tracing = threading.local()
+_watching = threading.local()
 
 
 def rows(operation: str, direction: str) -> list[Variant]:
@@ -36,7 +39,8 @@ def key(problem: Problem) -> str:
     return f"{problem.operation}.{problem.direction} {problem.device} {problem.dtype} {problem.precision} {fields}"
 
 
-def _reason(row: Variant, problem: Problem) -> str:
+def refusal(row: Variant, problem: Problem) -> str:
+    """Why a row may not solve a problem, in words; "" where it may."""
     if problem.precision == "strict" and row.accuracy != "exact":
         return f"trades accuracy ({row.accuracy}), which precision='strict' forbids"
     return row.refuses(problem)
@@ -52,10 +56,11 @@ def plan(problem: Problem) -> Variant:
         If every row refuses; the message has each row's reason.
     """
     candidates = rows(problem.operation, problem.direction)
-    reasons = {row.name: _reason(row, problem) for row in candidates}
+    reasons = {row.name: refusal(row, problem) for row in candidates}
     name = _fixed.get(key(problem))
+    wanted = name or _tuned_row(problem, reasons)
     for row in candidates:
-        if not reasons[row.name] and (name is None or row.name == name):
+        if not reasons[row.name] and (wanted is None or row.name == wanted):
             _chosen[key(problem)] = row.name
             return row
     if name is not None:
@@ -63,14 +68,33 @@ def plan(problem: Problem) -> Variant:
     raise NotImplementedError(f"no row for {key(problem)}: {reasons or 'the table has none'}")
 
 
+def _tuned_row(problem: Problem, reasons: Mapping[str, str]) -> str | None:
+    """The row that was measured to be the fastest here, where there is one and it may still be taken."""
+    from . import tuning
+
+    name = tuning.choices().get(key(problem))
+    return name if name is not None and reasons.get(name) == "" else None
+
+
+def why(problem: Problem) -> str:
+    """What decided for the row that :func:`plan` gives, in words."""
+    if key(problem) in _fixed:
+        return "fixed by the plan in use"
+    reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction)}
+    if _tuned_row(problem, reasons) is not None:
+        return "the fastest that 'convkern tune' measured on this host"
+    return "the first row of the table that takes it"
+
+
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
     from .kernels.threads import workspace
 
     row = plan(problem)
-    for trace in getattr(_tracing, "traces", ()):
-        trace.append((problem, row))
-    row.run(*arrays, problem.spec, workspace(row.workspace(problem)), *(out if isinstance(out, tuple) else (out,)))
+    outs = out if isinstance(out, tuple) else (out,)
+    for watcher in getattr(_watching, "watchers", ()):
+        watcher(problem, row, arrays, outs)
+    row.run(*arrays, problem.spec, workspace(row.workspace(problem)), *outs)
 
 
 def choices() -> dict[str, str]:
@@ -85,65 +109,19 @@ def use(fixed: Mapping[str, str]) -> None:
 
 
 @contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Call ``watcher(problem, row, arrays, outs)`` before every row that runs on this thread inside the block."""
+    watchers = _watching.__dict__.setdefault("watchers", [])
+    watchers.append(watcher)
+    try:
+        yield
+    finally:
+        watchers.pop()  # by place: remove() would take the first that is equal
+
+
+@contextmanager
 def traced() -> Iterator[list[tuple[Problem, Variant]]]:
     """Collect the (problem, row) pairs that run on this thread inside the block."""
-    traces = _tracing.__dict__.setdefault("traces", [])
     trace: list[tuple[Problem, Variant]] = []
-    traces.append(trace)
-    try:
+    with watched(lambda problem, row, arrays, outs: trace.append((problem, row))):
         yield trace
-    finally:
-        traces.pop()  # by place: remove() would take the first that is equal
-
-
-class Step(NamedTuple):
-    """One planned problem: the row taken, and what every row said to it."""
-
-    problem: Problem
-    row: Variant
-    reasons: dict[str, str]
-
-
-class Explanation(list[Step]):
-    """What :func:`explain` found; prints as a table."""
-
-    def __str__(self) -> str:
-        lines = []
-        for step in self:
-            lines.append(key(step.problem))
-            for name, reason in step.reasons.items():
-                if name == step.row.name:
-                    verdict = "chosen"
-                else:
-                    verdict = f"refused: {reason}" if reason else "possible, stands after the chosen row"
-                lines.append(f"  {name:<12} {verdict}")
-        return "\n".join(lines) if lines else "no kernel ran"
-
-
-def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Run ``function(*args, **kwargs)`` and tell which kernels it used and why.
-
-    Parameters
-    ----------
-    function : callable
-        A public operation, a model, or anything that calls them.
-
-    Returns
-    -------
-    Explanation
-        A list of steps (problem, row, reasons) that prints as a table.
-
-    Examples
-    --------
-    >>> import numpy as np, convkern as ck
-    >>> print(ck.explain(ck.conv2d, np.zeros((1, 1, 4, 4), "f4"), np.zeros((1, 1, 3, 3), "f4")))  # doctest: +ELLIPSIS
-    conv.forward cpu float32 default n=1,c=1,k=1,groups=1,...
-      ...chosen...
-    """
-    with traced() as trace:
-        function(*args, **kwargs)
-    steps = Explanation()
-    for problem, row in trace:
-        candidates = rows(problem.operation, problem.direction)
-        steps.append(Step(problem, row, {r.name: _reason(r, problem) for r in candidates}))
-    return steps

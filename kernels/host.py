@@ -7,14 +7,25 @@ from functools import cache
 from pathlib import Path
 
 USUAL_L2_BYTES = 512 * 1024
+USUAL_L3_BYTES = 32 * 1024**2
 
 
 @cache
 def l2_bytes() -> int:
     """Size of one core's second-level cache; the usual size where the system does not tell."""
+    return _cache_bytes(2) or USUAL_L2_BYTES
+
+
+@cache
+def l3_bytes() -> int:
+    """Size of the third-level cache that the first core sees; a usual size where the system does not tell."""
+    return _cache_bytes(3) or USUAL_L3_BYTES
+
+
+def _cache_bytes(level: int) -> int:
     try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text()
     except OSError:
-        return USUAL_L2_BYTES
+        return 0
     match = re.fullmatch(r"(\d+)([KM])\s*", text)
-    return int(match[1]) * {"K": 1024, "M": 1024**2}[match[2]] if match else USUAL_L2_BYTES
+    return int(match[1]) * {"K": 1024, "M": 1024**2}[match[2]] if match else 0

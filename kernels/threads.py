@@ -9,6 +9,7 @@ a millisecond after their last work and then go to sleep on a lock, so a trainin
 parallel loop and an idle process pays nothing. Numba's own threading layers are not used: one of them aborts the process
 on concurrent calls, another kills forked children, and ``parallel=True`` multiplies the compile time.
 A call that finds the helpers busy (another Python thread is in a kernel) does all its jobs itself.
+Inside the loop every thread flushes denormal numbers, unless that was turned off (see denormals.py).
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from numba import typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import compiler
+from . import compiler, denormals
+from .denormals import KEPT_BITS, float_mode, set_float_mode
 
 SPINS = 8000  # pauses before a helper sleeps: 0.2 ms on Zen 5
 BLOCK_BYTES = 4096  # room for a kernel's packed arguments
 
 # Byte offsets in a mailbox; counters that different threads write stand on cache lines of their own.
-NEXT, JOBS, CHUNK, OPEN, USERS, LIMIT, ENTRY, BLOCK = (np.uintp(64 * i) for i in range(8))
-MAILBOX_BYTES = 64 * 8
+NEXT, JOBS, CHUNK, OPEN, USERS, LIMIT, ENTRY, BLOCK, FLUSH = (np.uintp(64 * i) for i in range(9))
+MAILBOX_BYTES = 64 * 9
 TURNS = 8  # times that each thread takes some jobs: few enough that taking them costs nothing, enough to even out
 
 _I64 = ir.IntType(64)
@@ -137,12 +139,13 @@ def _argument_reader(tuple_type: Any) -> Any:
     return arguments_at
 
 
-def _post(mailbox, jobs, chunk, limit, entry, block, *arguments):
+def _post(mailbox, jobs, chunk, limit, flush, entry, block, *arguments):
     """Open the loop to the helpers if ``limit`` > 1, work until no job is left, close it; False: a helper still works."""
     put_arguments(block, arguments)
     atomic_store(mailbox + NEXT, 0)
     atomic_store(mailbox + JOBS, jobs)
     atomic_store(mailbox + CHUNK, chunk)
+    atomic_store(mailbox + FLUSH, flush)
     if limit == 1:
         call_entry(entry, mailbox, 0, block)
         return True
@@ -189,6 +192,8 @@ def _serve(mailbox, worker):
 _ENTRY_SOURCE = """
 def entry(mailbox, worker, block):
     arguments = arguments_at(block)
+    mode = float_mode()
+    set_float_mode(mode & KEPT_BITS | atomic_load(mailbox + FLUSH))
     jobs, chunk = atomic_load(mailbox + JOBS), atomic_load(mailbox + CHUNK)
     while True:
         first = fetch_add(mailbox + NEXT, chunk)
@@ -196,6 +201,7 @@ def entry(mailbox, worker, block):
             break
         for job in range(first, min(first + chunk, jobs)):
             body(job, worker, *arguments)
+    set_float_mode(mode)
 """
 
 
@@ -309,6 +315,10 @@ class _Entry:
             "NEXT": NEXT,
             "JOBS": JOBS,
             "CHUNK": CHUNK,
+            "FLUSH": FLUSH,
+            "KEPT_BITS": KEPT_BITS,
+            "float_mode": float_mode,
+            "set_float_mode": set_float_mode,
         }
         exec(compile(_ENTRY_SOURCE, __file__, "exec"), scope)
         function = scope["entry"]
@@ -316,7 +326,7 @@ class _Entry:
         self._compiled = compiler.entry_point(function, _ENTRY_SIGNATURE)
         self.address = self._compiled.address
         if tuple_type not in _posts:
-            signature = (types.uintp, types.int64, types.int64, types.int64, types.uintp, types.uintp, tuple_type)
+            signature = (types.uintp, *[types.int64] * 4, types.uintp, types.uintp, tuple_type)
             _posts[tuple_type] = compiler.cached_njit(_post, signature)
         self.post = _posts[tuple_type]
 
@@ -350,13 +360,14 @@ class ParallelKernel:
         if jobs <= 0:
             return
         helpers = _helpers or _start_helpers()
+        flush = denormals.flush_bits()
         threads = min(_threads, jobs) if limit is None else min(_threads, jobs, limit)
         if threads > 1 and helpers.busy.acquire(blocking=False):
             try:
                 helpers.wake(threads)
                 mailbox = helpers.mailbox
                 chunk = max(1, jobs // (TURNS * threads))
-                done = entry.post(mailbox.address, jobs, chunk, threads, entry.address, mailbox.block, *args)
+                done = entry.post(mailbox.address, jobs, chunk, threads, flush, entry.address, mailbox.block, *args)
                 while not done:
                     time.sleep(0)  # more threads than cores: let the last helper run
                     done = _wait(mailbox.address)
@@ -366,7 +377,7 @@ class ParallelKernel:
             own = getattr(_local, "mailbox", None)
             if own is None:
                 own = _local.mailbox = _Mailbox()
-            entry.post(own.address, jobs, jobs, 1, entry.address, own.block, *args)
+            entry.post(own.address, jobs, jobs, 1, flush, entry.address, own.block, *args)
 
     def _compile(self, args: tuple[Any, ...]) -> _Entry:
         with _compile_lock:

@@ -19,6 +19,12 @@ class Problem(NamedTuple):
     precision: str  # "default" or "strict"
     spec: Any  # ConvSpec, PoolSpec, …
 
+    @property
+    def operations(self) -> int | None:
+        """Arithmetic of the definition, a multiply-add counted as two; None where there is none worth counting."""
+        count = None if self.direction == "bias_grad" else getattr(self.spec, "multiply_adds", None)
+        return None if count is None else 2 * count
+
 
 class Variant(NamedTuple):
     """One row: an algorithm for one direction of one operation on one device.

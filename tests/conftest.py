@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+os.environ["CONVKERN_TUNE"] = "0"  # no test depends on what was measured on this host; subprocesses inherit it
 
 # Kernels compile inside the first example; a shared machine is slow at times.
 settings.register_profile("convkern", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

@@ -19,6 +19,7 @@ from convkern.bench.rivals import pytorch
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
+from convkern.kernels.spec import ConvSpec
 from convkern.ops.conv import conv_spec
 from convkern.ops.pool import pool_spec
 
@@ -84,6 +85,31 @@ def test_small_cases_stay_awkward_and_small():
     assert any(spec.groups == spec.c == spec.k > 1 for spec in specs)
     assert any(max(spec.dilation) > 1 and max(spec.stride) > 1 for spec in specs)
     assert any(case.ceil_mode and case.spec().out != replace(case, ceil_mode=False).spec().out for case in cases.POOLS)
+
+
+def test_random_cases_reach_everywhere_and_stay_the_same():
+    specs = [case.spec() for case in cases.RANDOM]
+    assert len(specs) == len(set(specs)) == 150
+    assert {spec.stride[axis] for spec in specs for axis in range(2)} == {1, 2, 3}
+    assert {spec.dilation[axis] for spec in specs for axis in range(2)} == {1, 2}
+    assert min(spec.n for spec in specs) == 1
+    assert max(spec.n for spec in specs) > 56
+    for few in (
+        [spec for spec in specs if spec.c % 2 and spec.k % 2],
+        [spec for spec in specs if spec.kernel[0] != spec.kernel[1]],
+        [spec for spec in specs if spec.size[0] != spec.size[1]],
+        [spec for spec in specs if spec.stride[0] != spec.stride[1]],
+        [spec for spec in specs if 1 < spec.groups < spec.c],
+        [spec for spec in specs if spec.groups == spec.c > 1],
+        [spec for spec in specs if spec.padding == ((0, 0), (0, 0))],
+    ):
+        assert len(few) >= 7
+    # A sweep in three directions must end in minutes even at a tenth of a small CPU's speed.
+    assert sum(spec.multiply_adds for spec in specs) < 10e9
+    # The first one, written down: other draws would make old results incomparable.
+    assert specs[0] == ConvSpec(
+        3, 73, 146, 73, (82, 9), (7, 7), (1, 1), ((3, 3), (0, 0)), (1, 1), (82, 3)
+    )  # fmt: skip
 
 
 def test_select_takes_groups_names_and_patterns_each_case_once():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convkern import plan
 from convkern.bench import cases, measure, report, rivals
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +137,9 @@ def record(case: str, direction: str = "forward", **medians: float) -> dict:
         "shape": {"n": 1},
         "flops": 4_000_000,
         "row": "direct",
-        "times": {name: measure._entry(timing, 4_000_000, ours) for name, timing in timings.items()},
+        "inexact": ["winograd"],
+        "roofline": {"bytes": 1000, "intensity": 4000.0, "gflops": 8.0, "limited_by": "arithmetic"},
+        "times": {name: measure._entry(timing, 4_000_000, ours, 8.0) for name, timing in timings.items()},
         "refused": {"python": "too many"},
     }
 
@@ -147,7 +150,13 @@ def result(*records: dict, complete: bool = True, load: float = 0.1) -> dict:
         "kind": report.KIND,
         "format": report.FORMAT,
         "host": {"cpu": "Abacus 3000", "cores": 2, "threads": 2, "load": load, "versions": versions, "date": "today"},
-        "settings": {"rounds": 1, "seconds_each": 1.0, "seed": 0, "dtype": "float32"},
+        "settings": {"rounds": 1, "seconds_each": 1.0, "seed": 0, "dtype": "float32", "precision": "default"},
+        "calibration": {
+            "threads": 2,
+            "peak_gflops": 10.0,
+            "peak_gflops_one_thread": 5.0,
+            "levels": [{"name": "memory", "bytes": 10**8, "read_gbs": 50.0, "copy_gbs": 40.0}],
+        },
         "rivals": {"convkern": "ours", "torch": "PyTorch, tensors in NCHW", "numpy": "NumPy: im2col and BLAS"},
         "records": list(records),
         "complete": complete,
@@ -202,6 +211,16 @@ def test_a_measured_result_goes_through_json(tmp_path):
     plain, pool, _ = found["records"]
     assert {"convkern", "numpy", "python"} < set(plain["times"])
     assert any(name.startswith("row:") for name in plain["times"])
+    roofline, calibration = plain["roofline"], found["calibration"]
+    (spec,) = {named("plain").spec()}
+    sizes = [math.prod(shape) for shape in (spec.x_shape, spec.w_shape, spec.y_shape)]
+    assert roofline["bytes"] == 4 * sum(sizes)
+    assert roofline["intensity"] == plain["flops"] / roofline["bytes"]
+    assert 0 < roofline["gflops"] <= calibration["peak_gflops"]
+    assert roofline["limited_by"] in ("arithmetic", *(level["name"] for level in calibration["levels"]))
+    for timing in plain["times"].values():
+        assert timing["share"] == pytest.approx(timing["gflops"] / roofline["gflops"])
+    assert found["settings"]["precision"] == "default"
     assert plain["row"] in [name.removeprefix("row:") for name in plain["times"]]
     assert pool["refused"] == {"python": "python has no pool max_forward"}
     assert plain["times"]["convkern"]["ratio"] == 1
@@ -211,6 +230,33 @@ def test_a_measured_result_goes_through_json(tmp_path):
     assert host["threads"] >= 1
     assert host["versions"]["numpy"] == np.__version__
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_strict_admits_exact_rows_only(monkeypatch):
+    """Under precision="strict" neither the planner nor the single rows may trade accuracy."""
+    rows = plan.rows
+    rough = {"tiled": "a bound of its own"}
+    monkeypatch.setattr(
+        plan, "rows", lambda *which: [r._replace(accuracy=rough.get(r.name, r.accuracy)) for r in rows(*which)]
+    )
+    plan.plan.cache_clear()
+    found = {}
+    try:
+        for precision in plan.PRECISIONS:
+            options = dict(directions=["forward"], with_rows=True, rounds=1, seconds=0.05, precision=precision)
+            found[precision] = measure.run([named("plain")], rivals.select(["numpy"]), **options)
+    finally:
+        plan.plan.cache_clear()
+    default, strict = (found[precision]["records"][0] for precision in plan.PRECISIONS)
+    assert default["row"] == "tiled"
+    assert default["inexact"] == ["tiled"]
+    assert "row:tiled" in default["times"]
+    assert strict["row"] == "direct"
+    assert "row:tiled" not in strict["times"]
+    assert found["strict"]["settings"]["precision"] == "strict"
+    assert "precision='strict'" in found["strict"]["rivals"]["convkern"]
+    with pytest.raises(ValueError, match="precision must be default or strict, got 'fast'"):
+        measure.run([named("plain")], rivals.select(["numpy"]), precision="fast")
 
 
 def test_directions_that_no_case_has_are_refused():
@@ -227,8 +273,8 @@ def test_directions_that_no_case_has_are_refused():
     [
         ("{", "cannot be read"),
         ("[]", "is no result of 'convkern bench'"),
-        ('{"kind": "convkern benchmark", "format": 2}', "has format 2, this version reads 1"),
-        ('{"kind": "convkern benchmark", "format": 1}', "it has no records or no host"),
+        ('{"kind": "convkern benchmark", "format": 1}', "has format 1, this version reads 2"),
+        ('{"kind": "convkern benchmark", "format": 2}', "it has no records and no host and no calibration"),
         (json.dumps(result({**TWO[0], "times": {}})), "record 0 is not complete"),
         (json.dumps(result(TWO[0], {"case": "x"})), "record 1 is not complete"),
     ],
@@ -263,14 +309,48 @@ def rendered(shown: dict) -> str:
 def test_the_table_shows_times_ratios_and_means():
     text = rendered(result(*TWO))
     lines = [line.split() for line in text.splitlines()]
-    assert ["lenet-1", "forward", "direct", "2.000", "2.0", "0.50", "2.00", "0.50", "4.00"] in lines
-    assert ["lenet-2", "forward", "direct", "1.000", "4.0", "8.00", "8.00", "8.00", "-"] in lines
+    assert ["lenet-1", "forward", "direct", "2.000", "2.0", "20%", "25%", "0.50", "2.00", "0.50", "4.00"] in lines
+    assert ["lenet-2", "forward", "direct", "1.000", "4.0", "40%", "50%", "8.00", "8.00", "8.00", "-"] in lines
     assert ["layers:", "geometric", "mean", "forward", "2.00", "4.00", "2.00", "4.00"] in lines
     assert ["layers:", "worst", "case", "forward", "0.50", "2.00", "0.50", "4.00"] in lines
     assert "Abacus 3000, 2 threads, float32, today" in text
+    assert "peak 10 GFLOP/s (5 on one thread); memory 50 GB/s" in text
+    assert "rows by themselves" not in text
+    assert "*:" not in text
     assert "torch: PyTorch, tensors in NCHW" in text
     assert "stopped early" not in text
     assert "busy" not in text
+
+
+def test_rows_have_a_table_of_their_own_and_inexact_ones_a_star():
+    one = record("vgg-2", convkern=0.0002, torch=0.001)
+    one["row"] = "winograd"
+    for name, seconds in (("winograd", 0.0002), ("tiled", 0.0005)):
+        one["times"][f"row:{name}"] = measure._entry(measure.Timing((seconds,), 1), 4_000_000, 0.0002, 8.0)
+    text = rendered(result(one))
+    first, second = text.split("rows by themselves")
+    assert "row:" not in text
+    lines = [line.split() for line in first.splitlines()]
+    assert ["vgg-2", "forward", "winograd", "0.200", "20.0", "200%*", "250%*", "5.00"] in lines
+    assert "*: the row multiplies less than the definition does" in first
+    lines = [line.split() for line in second.splitlines()]
+    assert ["vgg-2", "forward", "winograd", "0.200", "20.0", "200%*", "250%*"] in lines
+    assert ["vgg-2", "forward", "tiled", "0.500", "8.0", "80%", "100%"] in lines
+
+
+def test_the_factor_over_python_and_the_cliffs_are_said():
+    slow = record("random-001", convkern=0.002, torch=0.001, torch_channels_last=0.004)
+    worse = record("random-002", convkern=0.002, torch=0.0005)
+    fine = record("random-003", convkern=0.002, torch=0.0012)
+    for drawn in (slow, worse, fine):
+        drawn["table"] = "random"
+    text = rendered(result(slow, worse, fine, record("loops", convkern=1e-4, python=1.5)))
+    assert "plain Python loops take up to 15,000 times as long (loops forward)" in text
+    assert "random shapes below 0.6 of PyTorch's better layout: 2 of 3 measurements" in text
+    lines = text.splitlines()
+    at = lines.index("  0.25  random-002 forward (direct): n=1")
+    assert lines[at + 1] == "  0.50  random-001 forward (direct): n=1"
+    assert "random-003" not in "".join(lines[at:])
 
 
 def test_the_table_says_when_figures_are_not_to_be_trusted():

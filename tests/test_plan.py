@@ -2,13 +2,16 @@
 
 import doctest
 import json
+import re
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import convkern as ck
-from convkern import nn, ops, plan
+from convkern import explanation, nn, ops, plan
+from convkern.kernels import calibration
 from convkern.kernels.variant import Variant, cpu_only, no_workspace
 
 X, W = np.ones((1, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
@@ -225,24 +228,94 @@ def test_explain_an_operation(table):
     assert step.row is plan.plan(step.problem)
     assert list(step.reasons) == [r.name for r in plan.rows("conv", "forward")]
     assert step.reasons[step.row.name] == ""
+    assert step.why == "the first row of the table that takes it"
+    assert step.operations == 2 * 3 * 6 * 6 * 2 * 9
+    assert step.nbytes == X.nbytes + W.nbytes + 4 * 3 * 6 * 6
+    assert step.intensity == step.operations / step.nbytes
+    assert step.times == {}
     text = str(steps)
-    assert text.splitlines()[0] == plan.key(step.problem)
-    assert f"{step.row.name:<12} chosen" in text
+    assert re.match(r"this machine, float32, \d+ threads?: peak \d+ GFLOP/s; L2 \d+ GB/s, .*memory \d+ GB/s", text)
+    assert text.splitlines()[1] == plan.key(step.problem)
+    assert f"{step.row.name:<12} chosen: the first row" in text
 
-    table(row("no", "too small"), row("yes"), row("later"))
+    table(row("no", "too small"), row("yes"), row("later"), row("rough", accuracy="winograd"))
     lines = str(ck.explain(ck.conv2d, X, W)).splitlines()
-    assert [" ".join(line.split()) for line in lines[1:]] == [
-        "no refused: too small", "yes chosen", "later possible, stands after the chosen row",
-    ]  # fmt: skip
+    assert [" ".join(line.split()) for line in lines[3:]] == [
+        "no refused: too small",
+        "yes chosen: the first row of the table that takes it",
+        "later possible, not chosen",
+        "rough possible, not chosen; winograd, fewer multiplications than the definition, whose are counted here",
+    ]
+
+
+def test_explain_says_who_chose(table):
+    problem = a_problem()
+    table(row("first"), row("second"))
+    plan.use({plan.key(problem): "second"})
+    (step,) = ck.explain(ck.conv2d, X, W)
+    assert (step.row.name, step.why) == ("second", "fixed by the plan in use")
+
+
+def test_explain_measures_on_request(table):
+    ran = []
+
+    def slow(*args):
+        ran.append("slow")
+        time.sleep(0.004)
+
+    table(row("no", "too small"), row("slow", run=slow), row("quick", run=lambda *args: ran.append("quick")))
+    (step,) = steps = ck.explain(ck.conv2d, X, W, measure=True)
+    assert list(step.times) == ["slow", "quick"]
+    assert step.times["slow"] >= 0.004 > step.times["quick"] > 0
+    assert step.row.name == "slow"
+    assert ran[-1] == "slow"  # what the caller asked for still ran
+    no, first, second = str(steps).splitlines()[3:]
+    assert re.fullmatch(r"  no +refused: too small", no)
+    assert re.fullmatch(r"  slow +\d+\.\d{4} ms +0\.\d GFLOP/s +\d+%   chosen: .*", first)
+    assert re.fullmatch(r"  quick +0\.\d{4} ms +\d+\.\d GFLOP/s +\d+%   possible, not chosen", second)
+    assert first.index("chosen") == second.index("possible") == no.index("refused")
+
+
+def test_the_roofline_is_the_smaller_limit():
+    levels = (calibration.Level("L2", 1000, 30.0, 20.0), calibration.Level("memory", 10_000, 5.0, 6.0))
+    found = calibration.Calibration("float32", 2, 100.0, 50.0, levels)
+    assert found.roofline(1000, 10) == 100  # arithmetic
+    assert found.roofline(20, 10) == 2 * 6  # main memory
+    assert found.roofline(20, 10, 1000) == 2 * 30
+    assert found.roofline(20, 10, 1001) == 2 * 6
+    assert found.roofline(20, 10, 10**9) == 2 * 6
+    (step,) = ck.explain(ck.conv2d, X, W)
+    step = step._replace(operations=2 * step.nbytes)  # 2 operations a byte
+    assert step.share(found, step.operations / 30) == pytest.approx(0.5)  # 2 * 30 are possible
+    assert step._replace(operations=None).share(found, step.nbytes / 3.0) == pytest.approx(0.1)
+
+
+def test_a_calibration_is_plausible(threads):
+    """A core makes between 1 and 400 float32 operations a nanosecond, and no level of memory is faster than a smaller one."""
+    threads(1)
+    one = calibration.calibrate()
+    assert one.threads == 1
+    assert one.peak == one.peak_one
+    assert 1e9 < one.peak < 400e9
+    assert [level.name for level in one.levels][::2] in (["L2", "memory"], ["L2"])
+    sizes = [level.working_set for level in one.levels]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] >= 128 << 20
+    assert all(1e8 < speed < 1e13 for level in one.levels for speed in (level.read, level.copy))
+    assert one.levels[0].bandwidth > one.levels[-1].bandwidth / 2
+    assert calibration.measure_peak("float64") < 0.75 * one.peak  # half the lanes
 
 
 def test_explain_a_model_and_its_backward():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2))
     assert [s.problem.direction for s in ck.explain(model, X)] == ["forward", "max_forward"]
     steps = ck.explain(lambda: model(ck.Tensor(X, requires_grad=True)).sum().backward())
+    assert len(steps) == len({plan.key(s.problem) for s in steps})
     assert {s.problem.direction for s in steps} == {
         "forward", "max_forward", "max_backward", "relu_grad", "input_grad", "weight_grad", "bias_grad",
     }  # fmt: skip
+    (step,) = ck.explain(lambda: [ck.conv2d(X, W) for _ in range(3)])
+    assert step.runs == 3
     nested = []
     outer = ck.explain(lambda: nested.append(ck.explain(model, X)))
     assert [s.problem for s in outer] == [s.problem for s in nested[0]]
@@ -256,7 +329,7 @@ def test_explain_what_uses_no_kernel():
 
 def test_explain_example():
     finder = doctest.DocTestFinder()
-    (example,) = (t for t in finder.find(plan.explain, "explain", globs={}) if t.examples)
+    (example,) = (t for t in finder.find(explanation.explain, "explain", globs={}) if t.examples)
     assert doctest.DocTestRunner().run(example) == (0, len(example.examples))
 
 

@@ -11,6 +11,7 @@ from .rival import Disagreement, Inputs, Rival, check_agreement, make_inputs
 __all__ = [
     "OURS",
     "RIVALS",
+    "STRICT",
     "Disagreement",
     "Inputs",
     "Rival",
@@ -20,7 +21,7 @@ __all__ = [
     "select",
 ]
 
-OURS = ours.PUBLIC
+OURS, STRICT = ours.PUBLIC, ours.STRICT
 RIVALS: tuple[Rival, ...] = (
     OURS,
     pytorch.NCHW,

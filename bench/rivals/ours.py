@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,56 +17,61 @@ from ..cases import Case, ConvCase, PointwiseCase, PoolCase
 from ..report import OURS
 from .rival import Function, Rival
 
-
-def conv_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase) -> Any:
-    return ck.conv2d(x, w, None, case.stride, case.padding, case.dilation, case.groups)
+Call = Callable[..., Any]
 
 
-def conv_input_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase) -> Any:
-    return ck.conv2d_input_grad(gy, w, x.shape, case.stride, case.padding, case.dilation, case.groups)
+def conv_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase, precision: str) -> Any:
+    return ck.conv2d(x, w, None, case.stride, case.padding, case.dilation, case.groups, precision=precision)
 
 
-def conv_weight_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase) -> Any:
-    return ck.conv2d_weight_grad(x, gy, case.kernel, case.stride, case.padding, case.dilation, case.groups)
+def conv_input_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase, precision: str) -> Any:
+    options = (case.stride, case.padding, case.dilation, case.groups)
+    return ck.conv2d_input_grad(gy, w, x.shape, *options, precision=precision)
 
 
-def pointwise_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase) -> Any:
-    return ck.pointwise(x, w)
+def conv_weight_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: ConvCase, precision: str) -> Any:
+    options = (case.stride, case.padding, case.dilation, case.groups)
+    return ck.conv2d_weight_grad(x, gy, case.kernel, *options, precision=precision)
 
 
-def pointwise_input_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase) -> Any:
-    return ck.pointwise_input_grad(gy, w)
+def pointwise_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase, precision: str) -> Any:
+    return ck.pointwise(x, w, precision=precision)
 
 
-def pointwise_weight_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase) -> Any:
-    return ck.pointwise_weight_grad(x, gy)
+def pointwise_input_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase, precision: str) -> Any:
+    return ck.pointwise_input_grad(gy, w, precision=precision)
 
 
-def max_forward(x: np.ndarray, indices: np.ndarray, gy: np.ndarray, case: PoolCase) -> Any:
-    return ck.max_pool2d(x, case.kernel, case.stride, case.padding, case.dilation, case.ceil_mode)
+def pointwise_weight_grad(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PointwiseCase, precision: str) -> Any:
+    return ck.pointwise_weight_grad(x, gy, precision=precision)
 
 
-def max_backward(x: np.ndarray, indices: np.ndarray, gy: np.ndarray, case: PoolCase) -> np.ndarray:
-    return _pool_grad("max_backward", case, gy, indices)
+def max_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PoolCase, precision: str) -> Any:
+    window = (case.kernel, case.stride, case.padding, case.dilation, case.ceil_mode)
+    return ck.max_pool2d(x, *window, precision=precision)
 
 
-def avg_forward(x: np.ndarray, indices: np.ndarray, gy: np.ndarray, case: PoolCase) -> Any:
+def max_backward(x: np.ndarray, indices: np.ndarray, gy: np.ndarray, case: PoolCase, precision: str) -> np.ndarray:
+    return _pool_grad("max_backward", case, precision, gy, indices)
+
+
+def avg_forward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PoolCase, precision: str) -> Any:
     window = (case.kernel, case.stride, case.padding, case.ceil_mode)
-    return ck.avg_pool2d(x, *window, case.count_include_pad, case.divisor)
+    return ck.avg_pool2d(x, *window, case.count_include_pad, case.divisor, precision=precision)
 
 
-def avg_backward(x: np.ndarray, indices: np.ndarray, gy: np.ndarray, case: PoolCase) -> np.ndarray:
-    return _pool_grad("avg_backward", case, gy)
+def avg_backward(x: np.ndarray, w: np.ndarray, gy: np.ndarray, case: PoolCase, precision: str) -> np.ndarray:
+    return _pool_grad("avg_backward", case, precision, gy)
 
 
-def _pool_grad(direction: str, case: PoolCase, *arrays: np.ndarray) -> np.ndarray:
+def _pool_grad(direction: str, case: PoolCase, precision: str, *arrays: np.ndarray) -> np.ndarray:
     # Pool gradients have no public function of their own, so this goes in by the planner's door.
     gx = np.empty(case.spec().x_shape, np.float32)
-    plan.execute(Problem("pool", direction, "cpu", "float32", "default", case.spec()), *arrays, out=gx)
+    plan.execute(Problem("pool", direction, "cpu", "float32", precision, case.spec()), *arrays, out=gx)
     return gx
 
 
-_PUBLIC: dict[tuple[str, str], Function] = {
+_PUBLIC: dict[tuple[str, str], Call] = {
     ("conv", "forward"): conv_forward,
     ("conv", "input_grad"): conv_input_grad,
     ("conv", "weight_grad"): conv_weight_grad,
@@ -77,15 +83,25 @@ _PUBLIC: dict[tuple[str, str], Function] = {
     ("pool", "avg_forward"): avg_forward,
     ("pool", "avg_backward"): avg_backward,
 }
-PUBLIC = Rival(OURS, "convkern's public functions", _PUBLIC)
 
 
-def rows(case: Case, direction: str) -> list[Rival]:
+def _public(precision: str, about: str) -> Rival:
+    functions: dict[tuple[str, str], Function] = {
+        name: partial(function, precision=precision) for name, function in _PUBLIC.items()
+    }
+    return Rival(OURS, about, functions)
+
+
+PUBLIC = _public("default", "convkern's public functions")
+STRICT = _public("strict", "convkern's public functions under precision='strict'")
+
+
+def rows(case: Case, direction: str, precision: str = "default") -> list[Rival]:
     """One rival for every CPU row of the kernel tables that takes the case, whether the planner would choose it or not."""
-    problem = Problem(case.operation, direction, "cpu", "float32", "default", case.spec())
+    problem = Problem(case.operation, direction, "cpu", "float32", precision, case.spec())
     found = []
     for row in plan.rows(case.operation, direction):
-        if row.device == "cpu" and not row.refuses(problem):
+        if row.device == "cpu" and not plan.refusal(row, problem):
             functions = {(case.operation, direction): partial(run_row, row, problem)}
             found.append(Rival(f"row:{row.name}", f"row {row.name} of convkern's {case.operation} table", functions))
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from ..cases import Case, ConvCase
 from .rival import Inputs, Rival
 
-LIMIT = 2_000_000  # multiply-adds: about half a second
+LIMIT = 20_000_000  # multiply-adds: a few seconds
 
 Nested = Any  # lists of lists of lists of lists of floats
 

@@ -1,0 +1,151 @@
+"""What ``convkern explain``, ``tune`` and ``warmup`` run: a call with its gradients, a benchmark case, a training step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import models, nn, optim
+from .graph import no_grad
+from .ops import avg_pool2d, conv2d, max_pool2d, pointwise
+from .tensor import Tensor
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (conv2d, pointwise, max_pool2d, avg_pool2d)
+}
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "sgd": lambda parameters: optim.SGD(parameters, lr=1e-3, momentum=0.9),
+    "adam": lambda parameters: optim.Adam(parameters, lr=1e-3),
+}
+DTYPES = ("float32", "float64")
+USUAL_IMAGE, SMALL_IMAGE = 224, 32  # pixels, of models that take any size
+
+
+class Subject(NamedTuple):
+    """Something that runs kernels."""
+
+    name: str
+    run: Callable[[], object]
+
+
+def call(
+    name: str, x_shape: Sequence[int], w_shape: Sequence[int] | None = None, *, dtype: str = "float32", **options: Any
+) -> Subject:
+    """One of ``FUNCTIONS`` on random arrays, with the gradients of all of them.
+
+    Parameters
+    ----------
+    name : str
+        "conv2d", "pointwise", "max_pool2d" or "avg_pool2d".
+    x_shape, w_shape : sequence of int
+        Convolutions need w, poolings take none.
+    dtype : str
+        "float32" or "float64".
+    **options
+        The function's own.
+
+    Raises
+    ------
+    ValueError
+        Naming what does not fit.
+    """
+    if name not in FUNCTIONS:
+        raise ValueError(f"function must be one of {', '.join(FUNCTIONS)}, got {name!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    takes_w = "w" in inspect.signature(FUNCTIONS[name]).parameters
+    if takes_w != (w_shape is not None):
+        raise ValueError(f"{name}: w must {'be given' if takes_w else 'not be given'}")
+    rng = np.random.default_rng(0)
+    shapes = [x_shape] if w_shape is None else [x_shape, w_shape]
+    arrays = [rng.standard_normal(tuple(shape)).astype(dtype) for shape in shapes]
+
+    def run() -> None:
+        inputs = [Tensor(array, requires_grad=True) for array in arrays]
+        FUNCTIONS[name](*inputs, **options).sum().backward()
+
+    return Subject(name, run)
+
+
+def case(words: Sequence[str], precision: str = "default") -> Iterator[Subject]:
+    """The benchmark cases that names or patterns stand for, in all of their directions."""
+    from .bench.cases import select
+    from .bench.rivals import OURS, STRICT, make_inputs
+
+    ours = STRICT if precision == "strict" else OURS
+    for found in select(words):
+
+        def run(found: Any = found) -> None:
+            inputs = make_inputs(found)
+            for direction in found.directions:
+                ours.call(found, direction, inputs)()
+
+        yield Subject(found.name, run)
+
+
+def image_shape(model: str) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a model of that name takes unless it is told otherwise."""
+    _check_model(model)
+    parameters = inspect.signature(getattr(models, model)).parameters
+    channels = parameters["in_channels"].default if "in_channels" in parameters else 3
+    if "image_size" in parameters:
+        side = parameters["image_size"].default
+    else:
+        side = SMALL_IMAGE if "cifar" in model or model == "resnet20" else USUAL_IMAGE
+    return channels, side, side
+
+
+def training_step(
+    model: str, batch: int, image: Sequence[int] | None = None, optimizer: str = "sgd", evaluate: bool = False
+) -> Subject:
+    """Forward, cross-entropy, backward and the optimizer's step of a fresh model, on random images of class 0.
+
+    Parameters
+    ----------
+    model : str
+        One of ``convkern.models.NAMES``.
+    batch : int
+        Images.
+    image : sequence of int, optional
+        (C, H, W); by default the size that the model is made for.
+    optimizer : str
+        "sgd" (momentum 0.9) or "adam".
+    evaluate : bool
+        Also run the model once as it is evaluated.
+
+    Raises
+    ------
+    ValueError
+        Naming what does not fit.
+    """
+    channels, height, width = image or image_shape(model)
+    _check_model(model)
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    options = {"in_channels": channels}
+    if "image_size" in inspect.signature(getattr(models, model)).parameters:
+        options["image_size"] = height
+
+    def run() -> None:
+        network = models.build(model, **options)
+        updates = OPTIMIZERS[optimizer](network.parameters())
+        x = np.random.default_rng(0).standard_normal((batch, channels, height, width), np.float32)
+        labels = np.zeros(batch, np.int64)
+        nn.functional.cross_entropy(network(x), labels).backward()
+        updates.step()
+        if evaluate:
+            network.eval()
+            with no_grad():
+                nn.functional.cross_entropy(network(x), labels)
+
+    return Subject(f"{model}, a training step of {batch} images {channels}x{height}x{width}", run)
+
+
+def _check_model(model: str) -> None:
+    if model not in models.NAMES:
+        raise ValueError(f"model must be one of {', '.join(models.NAMES)}, got {model!r}")
