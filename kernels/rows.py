@@ -14,6 +14,7 @@ from .simd import (
     store_tile_part,
     zero_tile,
 )  # fmt: skip
+from .squares import spread_vector
 
 SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
 
@@ -59,3 +60,34 @@ def finish_row(y, first, scratch, at, count, add, relu, limit):
             store_tile_part(y, first + i, 0, vector, 1, limit - first - i)
         else:
             store_tile(y, first + i, 0, vector)
+
+
+@helper
+def write_row(y, first, scratch, at, count):
+    """y[first + i] = scratch[at + i] for i < count, and nothing else."""
+    lanes = lanes_of(y)
+    for i in range(0, count, lanes):
+        store_tile_part(y, first + i, 0, load_tile(scratch, at + i, 0, 1, 1), 1, count - i)
+
+
+@helper
+def zero_pixels(y, first, count):
+    """y[first + i] = 0 for i < count, and nothing else."""
+    zero, lanes = zero_tile(y, 1, 1), lanes_of(y)
+    for i in range(0, count, lanes):
+        store_tile_part(y, first + i, 0, zero, 1, count - i)
+
+
+@helper
+def spread_row(y, first, scratch, at, count, step, elements):
+    """y[first + i * step] = scratch[at + i] for i < count, other y[first …] up to ``elements`` zero, and nothing else."""
+    if step == 1:
+        write_row(y, first, scratch, at, elements)
+    elif step == 2:
+        lanes = 2 * lanes_of(y)
+        for i in range(0, elements, lanes):
+            store_tile_part(y, first + i, 0, spread_vector(scratch, at + i // 2), 1, elements - i)
+    else:
+        zero_pixels(y, first, elements)
+        for i in range(count):
+            y[first + i * step] = scratch[at + i]
