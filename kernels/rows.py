@@ -66,16 +66,22 @@ def finish_row(y, first, scratch, at, count, add, relu, limit):
 def write_row(y, first, scratch, at, count):
     """y[first + i] = scratch[at + i] for i < count, and nothing else."""
     lanes = lanes_of(y)
-    for i in range(0, count, lanes):
-        store_tile_part(y, first + i, 0, load_tile(scratch, at + i, 0, 1, 1), 1, count - i)
+    whole = count - count % lanes
+    for i in range(0, whole, lanes):
+        store_tile(y, first + i, 0, load_tile(scratch, at + i, 0, 1, 1))
+    if whole < count:
+        store_tile_part(y, first + whole, 0, load_tile(scratch, at + whole, 0, 1, 1), 1, count - whole)
 
 
 @helper
 def zero_pixels(y, first, count):
     """y[first + i] = 0 for i < count, and nothing else."""
     zero, lanes = zero_tile(y, 1, 1), lanes_of(y)
-    for i in range(0, count, lanes):
-        store_tile_part(y, first + i, 0, zero, 1, count - i)
+    whole = count - count % lanes
+    for i in range(0, whole, lanes):
+        store_tile(y, first + i, 0, zero)
+    if whole < count:
+        store_tile_part(y, first + whole, 0, zero, 1, count - whole)
 
 
 @helper
@@ -85,8 +91,11 @@ def spread_row(y, first, scratch, at, count, step, elements):
         write_row(y, first, scratch, at, elements)
     elif step == 2:
         lanes = 2 * lanes_of(y)
-        for i in range(0, elements, lanes):
-            store_tile_part(y, first + i, 0, spread_vector(scratch, at + i // 2), 1, elements - i)
+        whole = elements - elements % lanes
+        for i in range(0, whole, lanes):
+            store_tile(y, first + i, 0, spread_vector(scratch, at + i // 2))
+        if whole < elements:
+            store_tile_part(y, first + whole, 0, spread_vector(scratch, at + whole // 2), 1, elements - whole)
     else:
         zero_pixels(y, first, elements)
         for i in range(count):

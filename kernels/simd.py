@@ -198,6 +198,24 @@ def add_outer_rows(typingctx, tile, a, a_offset, a_stride, b, b_offset):
 
 
 @intrinsic
+def add_outer_row(typingctx, tile, a, a_offset, row):
+    """tile[i, j] + a[a_offset + i] * row[0, j]: the outer product with vectors that are in registers already."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, vectors = args
+        for i in range(tile.rows):
+            scalar = builder.load(_address(context, builder, a, av, _moved(builder, ao, i)))
+            factor = _splat(builder, scalar, tile.lanes)
+            for j in range(tile.columns):
+                n = i * tile.columns + j
+                column = builder.extract_value(vectors, j)
+                value = builder.insert_value(value, _fma(builder, factor, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, row), codegen
+
+
+@intrinsic
 def prefetch(typingctx, y, offset):
     """Ask for the cache line of y[offset], which may lie outside of y: nothing is read."""
 

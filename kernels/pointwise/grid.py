@@ -42,6 +42,13 @@ def place_of(grid, pixel):
 
 
 @helper
+def address_of(grid, planes, pixel):
+    """Where a pixel counted through all images lies in its image's first plane; an image has ``planes`` of them."""
+    n, p, q = place_of(grid, pixel)
+    return n * planes * grid.size + p * grid.pitch + q * grid.step
+
+
+@helper
 def gather(source, grid, channels, first, count, panel, width):
     """panel[c * width + j] = channel c of pixel first + j, for j < count; up to a vector more is written."""
     n0, p0, q0 = place_of(grid, first)
