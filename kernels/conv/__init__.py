@@ -18,6 +18,10 @@ VARIANTS = (
     Variant(
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
     ),
+    Variant(
+        "pointwise", "weight_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.weight_grad,
+        cpu_pointwise.workspace_bytes,
+    ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..pointwise import cpu_panels
+from ..pointwise import cpu_panels, cpu_weight
 from ..pointwise.grid import strided, whole
 from ..spec import ConvSpec
 from ..variant import Problem, cpu_only
@@ -25,9 +25,15 @@ def _layout(direction: str, spec: ConvSpec, itemsize: int) -> cpu_panels._Layout
     return cpu_panels.layout(spec.n, spec.k, spec.c, y_grid, x_grid, 0, itemsize)
 
 
+def _weight_layout(spec: ConvSpec, itemsize: int) -> cpu_weight._Layout:
+    return cpu_weight.layout(spec.n, spec.c, spec.k, strided(spec), itemsize)
+
+
 def workspace_bytes(problem: Problem) -> int:
     """As the pointwise kernel."""
     itemsize = 8 if problem.dtype == "float64" else 4
+    if problem.direction == "weight_grad":
+        return cpu_weight.room_bytes(_weight_layout(problem.spec, itemsize), itemsize)
     return cpu_panels.room_bytes(_layout(problem.direction, problem.spec, itemsize), itemsize)
 
 
@@ -42,3 +48,8 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
     """gx[n, c] = sum over k of w[k, c] · gy[n, k]."""
     plan = _layout("input_grad", spec, gy.itemsize)
     cpu_panels.run(plan, gy, w, np.empty(0, out.dtype), (spec.c, 1), workspace, out)
+
+
+def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """gw[k, c] = sum over n, p, q of gy[n, k] · x[n, c]."""
+    cpu_weight.run(_weight_layout(spec, x.itemsize), x, gy, workspace, out)
