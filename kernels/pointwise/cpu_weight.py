@@ -36,7 +36,7 @@ else:
     TILES = ((6, 2), (4, 3), (8, 1), (3, 4), (2, 4), (1, 4))
 CHUNK = 256  # pixels turned at a time
 ROW_BLOCK, COLUMN_BLOCK = 512, 128  # channels of a job, at most
-JOBS = 32  # jobs wanted before the pixels are cut into parts
+JOBS = 16  # jobs wanted before the pixels are cut into parts
 PARTS_BYTES = 16 * 1024 * 1024  # of partial sums at most
 LINE_BYTES = 64  # of a cache line
 
@@ -70,10 +70,10 @@ class _Layout(NamedTuple):
 
 
 def _cost(rows: int, columns: int, tile: Pair, lanes: int) -> float:
-    """Cycles for a pixel: two products or two loads are one cycle, and so is turning a vector."""
+    """Cycles for a pixel: two products a cycle, half a vector from the second-level cache; and turning the columns."""
     height, width = tile
     tiles = -(-rows // height) * -(-columns // (width * lanes))
-    return tiles * max(height * width, height + width) / 2 + -(-columns // lanes) * lanes * 0.5
+    return tiles * max(height * width / 2, (height + width) / 2, 2 * width) + columns * 0.3
 
 
 @lru_cache(maxsize=1024)
@@ -108,25 +108,33 @@ def layout(n: int, c: int, k: int, x_grid: Grid, itemsize: int) -> _Layout:
 
 
 @helper
-def _piece(work, number):
-    """(image, line, first pixel of the line, pixels) of a piece."""
-    line = number // work.pieces
-    first = number % work.pieces * work.width
-    return line // work.grid.lines, line % work.grid.lines, first, min(work.width, work.grid.width - first)
-
-
-@helper
-def _row_start(work, number):
+def _row_start(work, n, line, first):
     """Where a piece starts in its image's first plane of the array of the rows."""
-    n, line, first, _ = _piece(work, number)
     return n * work.rows * work.grid.size + line * work.grid.pitch + first * work.grid.step
 
 
 @helper
-def _column_start(work, number):
+def _column_start(work, n, line, first):
     """Where a piece starts in its image's first plane of the turned array."""
-    n, line, first, _ = _piece(work, number)
     return n * work.columns * work.grid.pixels + line * work.grid.width + first
+
+
+@helper
+def _place(work, piece):
+    """(image, line, first pixel of the line) of a piece."""
+    line = piece // work.pieces
+    return line // work.grid.lines, line % work.grid.lines, piece % work.pieces * work.width
+
+
+@helper
+def _next(work, n, line, first):
+    """The place of the next piece."""
+    first += work.width
+    if first >= work.grid.width:
+        first, line = 0, line + 1
+        if line == work.grid.lines:
+            line, n = 0, n + 1
+    return n, line, first
 
 
 @helper
@@ -146,7 +154,7 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
     """The kernel for one tile size."""
 
     def body(job, worker, a, b, work, scratch, sums):
-        # a (N, rows, plane), b (N, columns, pixels), sums (parts, row_tiles * rows, column_tiles * width), flat
+        # a (N, rows, plane), b (N, columns, pixels), sums (parts, column_tiles, row_tiles * rows, width), flat
         lanes, width = lanes_of(sums), columns * lanes_of(sums)
         mine, plane = scratch[worker], work.grid.size
         block = job // work.parts
@@ -158,50 +166,55 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
         channel0, channel1 = column0 * width, min(column1 * width, work.columns)
         share = (channel1 - channel0 + tile1 - tile0 - 1) // (tile1 - tile0)  # channels to fetch in a row of tiles
         panel = (work.chunk * work.width + lanes) * width
-        pitch = work.column_tiles * width
-        corner = part * work.row_tiles * rows * pitch
         chunks = (work.all_pieces + work.chunk - 1) // work.chunk
         first_chunk, last_chunk = part * chunks // work.parts, (part + 1) * chunks // work.parts
         for chunk in range(first_chunk, last_chunk):
-            piece0 = chunk * work.chunk
-            piece1 = min(piece0 + work.chunk, work.all_pieces)
+            pieces = min(work.chunk, work.all_pieces - chunk * work.chunk)
+            start = _place(work, chunk * work.chunk)
+            after = _place(work, (chunk + 1) * work.chunk)
+            row_leap = _row_start(work, *after) - _row_start(work, *start)
+            column_leap = _column_start(work, *after) - _column_start(work, *start)
             for channel in range(column0 * width, column1 * width, lanes):
                 at = (channel - column0 * width) // width * panel + channel % width
-                for piece in range(piece0, piece1):
-                    start = _column_start(work, piece) + channel * work.grid.pixels
-                    wanted = min(lanes, max(0, work.columns - channel))
-                    pixels = _piece(work, piece)[3]
-                    _turn(b, start, work.grid.pixels, wanted, pixels, mine, at, width)
+                wanted = min(lanes, max(0, work.columns - channel))
+                n, line, first = start
+                for _ in range(pieces):
+                    pixels = min(work.width, work.grid.width - first)
+                    source = _column_start(work, n, line, first) + channel * work.grid.pixels
+                    _turn(b, source, work.grid.pixels, wanted, pixels, mine, at, width)
                     at += pixels * width
+                    n, line, first = _next(work, n, line, first)
             for column in range(column0, column1):
                 for row in range(tile0, tile1):
                     # The last tile starts earlier, so that it is whole; its rows are sums of its own.
                     top = min(row * rows, work.rows - rows) * plane
-                    following = min((row + 1) * rows, work.rows - rows) * plane
-                    at = corner + row * rows * pitch + column * width
+                    # What comes next is fetched on the way: the rows of the next tile, or of the next chunk.
+                    leap = min((row + 1) * rows, work.rows - rows) * plane - top
+                    if row + 1 == tile1:
+                        leap = min(tile0 * rows, work.rows - rows) * plane - top + row_leap
+                    channel = channel0 + (row - tile0) * share
+                    at = (((part * work.column_tiles + column) * work.row_tiles) + row) * rows * width
                     if chunk == first_chunk:
                         tile = zero_tile(sums, rows, columns)
                     else:
-                        tile = load_tile(sums, at, pitch, rows, columns)
+                        tile = load_tile(sums, at, width, rows, columns)
                     turned = (column - column0) * panel
-                    for piece in range(piece0, piece1):
-                        pixels, start = _piece(work, piece)[3], _row_start(work, piece) + top
-                        # What comes next is fetched on the way: the rows of the next tile, or of the next chunk.
-                        ahead = _row_start(work, piece) + following
-                        if row + 1 == tile1:
-                            ahead = _row_start(work, piece + work.chunk) + min(tile0 * rows, work.rows - rows) * plane
-                        channel = channel0 + (row - tile0) * share
-                        coming = _column_start(work, piece + work.chunk) + channel * work.grid.pixels
+                    n, line, first = start
+                    for _ in range(pieces):
+                        pixels = min(work.width, work.grid.width - first)
+                        source = _row_start(work, n, line, first) + top
+                        coming = _column_start(work, n, line, first) + column_leap + channel * work.grid.pixels
                         for i0 in range(0, pixels, work.line):
                             if column == column0:
                                 for i in range(rows):
-                                    prefetch(a, ahead + i * plane + i0 * work.grid.step)
+                                    prefetch(a, source + leap + i * plane + i0 * work.grid.step)
                                 for i in range(min(share, channel1 - channel)):
                                     prefetch(b, coming + i * work.grid.pixels + i0)
                             for i in range(i0, min(i0 + work.line, pixels)):
-                                tile = add_outer_rows(tile, a, start + i * work.grid.step, plane, mine, turned)
+                                tile = add_outer_rows(tile, a, source + i * work.grid.step, plane, mine, turned)
                                 turned += width
-                    store_tile(sums, at, pitch, tile)
+                        n, line, first = _next(work, n, line, first)
+                    store_tile(sums, at, width, tile)
 
     body.__name__ = f"_outer_{rows}x{columns}"
     return parallel(body)
@@ -211,20 +224,22 @@ _KERNELS = {tile: _tile_kernel(*tile) for tile in TILES}
 
 
 @parallel
-def _arrange(job, worker, sums, height, rows, columns, pitch, turned, gw):
-    # gw (rows, columns), or (columns, rows) if turned; a job is a vector's width of columns
+def _arrange(job, worker, sums, height, rows, columns, width, turned, gw):
+    # sums (column tiles, row tiles * height, width); gw (rows, columns), or (columns, rows) if turned. A job is a vector's
+    # width of columns.
     lanes = lanes_of(gw)
     column = job * lanes
     wide = min(lanes, columns - column)
     last = (rows - 1) // height * height  # the last tile's rows begin here; those that it shares come first
     shared = last + height - rows
+    start = column // width * (last + height) * width + column % width
     row = 0
     while row < rows:
         if row < last:
-            count, at = min(lanes, last - row), row * pitch
+            count, at = min(lanes, last - row), start + row * width
         else:
-            count, at = min(lanes, rows - row), (row + shared) * pitch
-        square = load_square_part(sums, at + column, pitch, count, wide)
+            count, at = min(lanes, rows - row), start + (row + shared) * width
+        square = load_square_part(sums, at, width, count, wide)
         if turned:
             store_tile_part(gw, column * rows + row, rows, turn_square(square), wide, count)
         else:
@@ -247,8 +262,7 @@ def run(plan: _Layout, x: np.ndarray, gy: np.ndarray, workspace: np.ndarray, out
     if work.parts > 1:
         add_parts(sums.reshape(work.parts, -1), sums[: plan.part])
     lanes = simd.VECTOR_BITS // (8 * out.itemsize)
-    pitch = work.column_tiles * columns * lanes
-    arrange = (sums, height, work.rows, work.columns, pitch, int(plan.turned), out.reshape(-1))
+    arrange = (sums, height, work.rows, work.columns, columns * lanes, int(plan.turned), out.reshape(-1))
     _arrange(-(-work.columns // lanes), *arrange)
 
 
