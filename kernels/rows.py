@@ -34,12 +34,19 @@ def zero_row(scratch, at, count):
 def copy_row(scratch, at, count, source, start, step, low, high):
     """scratch[at + j] = source[start + j * step] for low <= j < high, zero for other j < count; writes up to a vector
     more."""
+    lanes = lanes_of(scratch)
     if step == 1:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
+        for j in range(0, count, lanes):
+            if low <= j and j + lanes <= high:
+                store_tile(scratch, at + j, 0, load_tile(source, start + j, 0, 1, 1))
+            else:
+                store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
+        for j in range(0, count, lanes):
+            if low <= j and j + lanes <= high:
+                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, 0, lanes))
+            else:
+                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
     else:
         zero_row(scratch, at, count)
         # Slices first: Numba then knows that the indices are not negative.
