@@ -14,6 +14,7 @@ from .simd import (
     store_tile_part,
     zero_tile,
 )  # fmt: skip
+from .squares import spread_vector
 
 SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
 
@@ -33,12 +34,19 @@ def zero_row(scratch, at, count):
 def copy_row(scratch, at, count, source, start, step, low, high):
     """scratch[at + j] = source[start + j * step] for low <= j < high, zero for other j < count; writes up to a vector
     more."""
+    lanes = lanes_of(scratch)
     if step == 1:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
+        for j in range(0, count, lanes):
+            if low <= j and j + lanes <= high:
+                store_tile(scratch, at + j, 0, load_tile(source, start + j, 0, 1, 1))
+            else:
+                store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
-        for j in range(0, count, lanes_of(scratch)):
-            store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
+        for j in range(0, count, lanes):
+            if low <= j and j + lanes <= high:
+                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, 0, lanes))
+            else:
+                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
     else:
         zero_row(scratch, at, count)
         # Slices first: Numba then knows that the indices are not negative.
@@ -59,3 +67,43 @@ def finish_row(y, first, scratch, at, count, add, relu, limit):
             store_tile_part(y, first + i, 0, vector, 1, limit - first - i)
         else:
             store_tile(y, first + i, 0, vector)
+
+
+@helper
+def write_row(y, first, scratch, at, count):
+    """y[first + i] = scratch[at + i] for i < count, and nothing else."""
+    lanes = lanes_of(y)
+    whole = count - count % lanes
+    for i in range(0, whole, lanes):
+        store_tile(y, first + i, 0, load_tile(scratch, at + i, 0, 1, 1))
+    if whole < count:
+        store_tile_part(y, first + whole, 0, load_tile(scratch, at + whole, 0, 1, 1), 1, count - whole)
+
+
+@helper
+def zero_pixels(y, first, count):
+    """y[first + i] = 0 for i < count, and nothing else."""
+    zero, lanes = zero_tile(y, 1, 1), lanes_of(y)
+    whole = count - count % lanes
+    for i in range(0, whole, lanes):
+        store_tile(y, first + i, 0, zero)
+    if whole < count:
+        store_tile_part(y, first + whole, 0, zero, 1, count - whole)
+
+
+@helper
+def spread_row(y, first, scratch, at, count, step, elements):
+    """y[first + i * step] = scratch[at + i] for i < count, other y[first …] up to ``elements`` zero, and nothing else."""
+    if step == 1:
+        write_row(y, first, scratch, at, elements)
+    elif step == 2:
+        lanes = 2 * lanes_of(y)
+        whole = elements - elements % lanes
+        for i in range(0, whole, lanes):
+            store_tile(y, first + i, 0, spread_vector(scratch, at + i // 2))
+        if whole < elements:
+            store_tile_part(y, first + whole, 0, spread_vector(scratch, at + whole // 2), 1, elements - whole)
+    else:
+        zero_pixels(y, first, elements)
+        for i in range(count):
+            y[first + i * step] = scratch[at + i]

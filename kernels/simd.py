@@ -176,6 +176,60 @@ def add_outer(typingctx, tile, a, a_offset, b, b_offset):
     return tile(tile, a, types.int64, b, types.int64), codegen
 
 
+@intrinsic
+def add_outer_rows(typingctx, tile, a, a_offset, a_stride, b, b_offset):
+    """tile[i, j] + a[a_offset + i * a_stride] * b[b_offset + j]: the outer product with a column of a matrix in place."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, step, bv, bo = args
+        columns = [
+            _load(builder, _address(context, builder, b, bv, _moved(builder, bo, j * tile.lanes)), tile)
+            for j in range(tile.columns)
+        ]
+        for i in range(tile.rows):
+            row = _splat(builder, builder.load(_address(context, builder, a, av, ao)), tile.lanes)
+            ao = builder.add(ao, step)
+            for j, column in enumerate(columns):
+                n = i * tile.columns + j
+                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, types.int64, b, types.int64), codegen
+
+
+@intrinsic
+def add_outer_row(typingctx, tile, a, a_offset, row):
+    """tile[i, j] + a[a_offset + i] * row[0, j]: the outer product with vectors that are in registers already."""
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, vectors = args
+        for i in range(tile.rows):
+            scalar = builder.load(_address(context, builder, a, av, _moved(builder, ao, i)))
+            factor = _splat(builder, scalar, tile.lanes)
+            for j in range(tile.columns):
+                n = i * tile.columns + j
+                column = builder.extract_value(vectors, j)
+                value = builder.insert_value(value, _fma(builder, factor, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, row), codegen
+
+
+@intrinsic
+def prefetch(typingctx, y, offset):
+    """Ask for the cache line of y[offset], which may lie outside of y: nothing is read."""
+
+    def codegen(context, builder, signature, args):
+        address = builder.bitcast(_address(context, builder, y, *args), ir.IntType(8).as_pointer())
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32]), "llvm.prefetch.p0"
+        )
+        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # to read, into L1, of data
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def load_tile(typingctx, y, offset, stride, rows, columns):
     """The tile at y[offset], rows ``stride`` elements apart."""

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight, cpu_winograd, cpu_winograd_weight
+from . import (
+    cpu_channels,
+    cpu_channels_weight,
+    cpu_depthwise,
+    cpu_direct,
+    cpu_pointwise,
+    cpu_tiled,
+    cpu_tiled_weight,
+    cpu_winograd,
+    cpu_winograd_weight,
+)
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -13,38 +25,25 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * size
 
 
+def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
+    """The row of a module that has refuses, workspace_bytes and a function of the direction's name."""
+    run = getattr(module, direction)
+    return Variant(name, direction, "cpu", module.refuses, run, module.workspace_bytes, accuracy)
+
+
 VARIANTS = (
-    Variant("pointwise", "forward", "cpu", cpu_pointwise.refuses, cpu_pointwise.forward, cpu_pointwise.workspace_bytes),
-    Variant(
-        "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
-    ),
-    Variant(
-        "winograd",
-        "forward",
-        "cpu",
-        cpu_winograd.refuses,
-        cpu_winograd.forward,
-        cpu_winograd.workspace_bytes,
-        "winograd",
-    ),
-    Variant(
-        "winograd",
-        "input_grad",
-        "cpu",
-        cpu_winograd.refuses,
-        cpu_winograd.input_grad,
-        cpu_winograd.workspace_bytes,
-        "winograd",
-    ),
-    Variant(
-        "winograd",
-        "weight_grad",
-        "cpu",
-        cpu_winograd_weight.refuses,
-        cpu_winograd_weight.weight_grad,
-        cpu_winograd_weight.workspace_bytes,
-        "winograd",
-    ),
+    _row("pointwise", "forward", cpu_pointwise),
+    _row("pointwise", "input_grad", cpu_pointwise),
+    _row("pointwise", "weight_grad", cpu_pointwise),
+    Variant("depthwise", "forward", "cpu", cpu_depthwise.refuses, cpu_depthwise.forward, no_workspace),
+    Variant("depthwise", "input_grad", "cpu", cpu_depthwise.refuses, cpu_depthwise.input_grad, no_workspace),
+    _row("depthwise", "weight_grad", cpu_depthwise),
+    _row("winograd", "forward", cpu_winograd, "winograd"),
+    _row("winograd", "input_grad", cpu_winograd, "winograd"),
+    _row("winograd", "weight_grad", cpu_winograd_weight, "winograd"),
+    _row("channels", "forward", cpu_channels),
+    _row("channels", "input_grad", cpu_channels),
+    _row("channels", "weight_grad", cpu_channels_weight),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_blocked, cpu_panels, cpu_tiled
+from . import cpu_blocked, cpu_panels, cpu_weight
 
 
 def _weight_bytes(problem: Problem) -> int:
@@ -18,7 +18,7 @@ def _partial_sums(problem: Problem) -> int:
 VARIANTS = (
     Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
     Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
-    Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled.weight_grad, cpu_tiled.workspace_bytes),
+    Variant("outer", "weight_grad", "cpu", cpu_only, cpu_weight.weight_grad, cpu_weight.workspace_bytes),
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
     Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
