@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight
+from . import cpu_depthwise, cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -18,6 +18,12 @@ VARIANTS = (
     Variant(
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
     ),
+    Variant("depthwise", "forward", "cpu", cpu_depthwise.refuses, cpu_depthwise.forward, no_workspace),
+    Variant("depthwise", "input_grad", "cpu", cpu_depthwise.refuses, cpu_depthwise.input_grad, no_workspace),
+    Variant(
+        "depthwise", "weight_grad", "cpu", cpu_depthwise.refuses, cpu_depthwise.weight_grad,
+        cpu_depthwise.workspace_bytes, tunables={"JOBS": 16},
+    ),  # fmt: skip
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),
