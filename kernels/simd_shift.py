@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .simd import Tile, _address, _fma, _literal, _masked_load, _masked_store, _moved, _splat
@@ -31,20 +32,32 @@ def _shift(context: Any, builder: Any, array: Any, value: Any, offset: Any, shif
     return _masked_load(builder, _address(context, builder, array, value, _moved(builder, offset, shift)), mask, kind)
 
 
-def _shifts(context: Any, builder: Any, array: Any, value: Any, window: Any, count: int, step: int) -> list[Any]:
-    """The vectors array[offset + j + i * step] for j < count; ``window`` is (offset, low, high)."""
-    offset, low, high = window
-    at = lambda shift: _shift(context, builder, array, value, offset, shift, low, high)  # noqa: E731
-    if step == 1:
-        return [at(j) for j in range(count)]
+def _shifts(
+    context: Any, builder: Any, array: Any, value: Any, window: Any, count: int, columns: int, step: int
+) -> list[list[Any]]:
+    """For each of ``columns`` the vectors array[offset + j + (column * lanes + i) * step] for j < count; ``window`` is
+    (offset, low, high)."""
     lanes = Tile(array.dtype, 1, 1).lanes
-    vectors = []
-    for j in range(0, count, 2):
-        halves = at(j), at(j + lanes)
-        for odd in range(2):
-            pick = ir.Constant(ir.VectorType(_I32, lanes), [2 * i + odd for i in range(lanes)])
-            vectors.append(builder.shuffle_vector(*halves, pick))
-    return vectors[:count]
+
+    def load(shift: int) -> Any:
+        return _shift(context, builder, array, value, window[0], shift, *window[1:])
+
+    def pick(first: Any, second: Any, numbers: list[int]) -> Any:
+        return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, lanes), numbers))
+
+    if step == 2:
+        if columns != 1:
+            raise TypeError("every second element is read into one column")
+        halves = [(load(j), load(j + lanes)) for j in range(0, count, 2)]
+        return [[pick(*halves[j // 2], [2 * i + j % 2 for i in range(lanes)]) for j in range(count)]]
+    # Each element is loaded once: shifted loads cross cache lines, and took a fifth longer (Zen 5, 3x3).
+    loaded = [load(i * lanes) for i in range(columns + -(-(count - 1) // lanes))]
+
+    def shifted(n: int) -> Any:
+        first, by = divmod(n, lanes)
+        return pick(loaded[first], loaded[first + 1], [by + i for i in range(lanes)]) if by else loaded[first]
+
+    return [[shifted(column * lanes + j) for j in range(count)] for column in range(columns)]
 
 
 def _step(kind: Any) -> int:
@@ -105,16 +118,35 @@ def next_rows(typingctx, tile, last):
 
 
 @intrinsic(prefer_literal=True)
+def load_row(typingctx, x, offset, low, high, columns):
+    """The vectors at x[offset] as a one-row tile."""
+    kind = Tile(x.dtype, 1, _literal(columns))
+
+    def codegen(context, builder, signature, args):
+        value = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        for j in range(kind.columns):
+            vector = _shift(context, builder, x, args[0], args[1], j * kind.lanes, *args[2:4])
+            value = builder.insert_value(value, vector, j)
+        return value
+
+    return kind(x, types.int64, types.int64, types.int64, columns), codegen
+
+
+@intrinsic(prefer_literal=True)
 def add_correlation(typingctx, tile, kernel, x, offset, low, high, step):
-    """tile[i] + the sum over j of kernel[i, j] * x[offset + j + lane * step]."""
+    """tile[i] + the sum over j of kernel[i, j] * x[offset + j + lane * step], lanes counted along the tile's row."""
     stride = _step(step)
 
     def codegen(context, builder, signature, args):
         value, kv, xv = args[:3]
-        for j, vector in enumerate(_shifts(context, builder, x, xv, args[3:6], kernel.columns, stride)):
-            for i in range(tile.rows):
-                weight = builder.extract_value(kv, i * kernel.columns + j)
-                value = builder.insert_value(value, _fma(builder, weight, vector, builder.extract_value(value, i)), i)
+        shifts = _shifts(context, builder, x, xv, args[3:6], kernel.columns, tile.columns, stride)
+        for column, vectors in enumerate(shifts):
+            for j, vector in enumerate(vectors):
+                for i in range(tile.rows):
+                    n = i * tile.columns + column
+                    weight = builder.extract_value(kv, i * kernel.columns + j)
+                    total = _fma(builder, weight, vector, builder.extract_value(value, n))
+                    value = builder.insert_value(value, total, n)
         return value
 
     return tile(tile, kernel, x, types.int64, types.int64, types.int64, step), codegen
@@ -122,37 +154,39 @@ def add_correlation(typingctx, tile, kernel, x, offset, low, high, step):
 
 @intrinsic
 def add_spread(typingctx, tile, kernel, gy, offset, low, high):
-    """What a correlation of step ``tile.columns`` gives back: tile[i, e] + the sum over t of
-    kernel[i, t * step + e] * gy[offset - t + lane]."""
+    """What a correlation of step 2 gives back to the even (e = 0) and the odd elements of its row: tile[i, e] + the sum
+    over t of kernel[i, 2 * t + e] * gy[offset - t + lane]."""
 
     def codegen(context, builder, signature, args):
         value, kv, gv, start, first, last = args
-        step = tile.columns
-        for t in range(-(-kernel.columns // step)):
-            vector = _shift(context, builder, gy, gv, start, -t, first, last)
+        for s in range(kernel.columns):
+            if s % 2 == 0:
+                vector = _shift(context, builder, gy, gv, start, -(s // 2), first, last)
             for i in range(tile.rows):
-                for e in range(min(step, kernel.columns - t * step)):
-                    n = i * step + e
-                    weight = builder.extract_value(kv, i * kernel.columns + t * step + e)
-                    total = _fma(builder, weight, vector, builder.extract_value(value, n))
-                    value = builder.insert_value(value, total, n)
+                n = i * 2 + s % 2
+                weight = builder.extract_value(kv, i * kernel.columns + s)
+                value = builder.insert_value(value, _fma(builder, weight, vector, builder.extract_value(value, n)), n)
         return value
 
+    if tile.columns != 2:
+        raise TypeError("even and odd elements are spread into two columns")
     return tile(tile, kernel, gy, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
 def add_shift_products(typingctx, tile, gy, x, offset, low, high, step):
-    """tile[i, j] + gy[i] * x[offset + j + lane * step], lane by lane, for the rows gy[i] of a tile."""
+    """tile[i, j] + gy[i] * x[offset + j + lane * step] for the rows gy[i] of a tile, whose columns are added up."""
     stride = _step(step)
 
     def codegen(context, builder, signature, args):
         value, gv, xv = args[:3]
-        for j, vector in enumerate(_shifts(context, builder, x, xv, args[3:6], tile.columns, stride)):
-            for i in range(tile.rows):
-                n = i * tile.columns + j
-                total = _fma(builder, builder.extract_value(gv, i), vector, builder.extract_value(value, n))
-                value = builder.insert_value(value, total, n)
+        shifts = _shifts(context, builder, x, xv, args[3:6], tile.columns, gy.columns, stride)
+        for column, vectors in enumerate(shifts):
+            for j, vector in enumerate(vectors):
+                for i in range(tile.rows):
+                    n = i * tile.columns + j
+                    row = builder.extract_value(gv, i * gy.columns + column)
+                    value = builder.insert_value(value, _fma(builder, row, vector, builder.extract_value(value, n)), n)
         return value
 
     return tile(tile, gy, x, types.int64, types.int64, types.int64, step), codegen
@@ -160,21 +194,20 @@ def add_shift_products(typingctx, tile, gy, x, offset, low, high, step):
 
 @intrinsic
 def interleave(typingctx, tile):
-    """The elements of a row's vectors in turn: of one vector as they are, of two the first of each, the second, …"""
+    """The elements of a row of two vectors in turn: the first of each, the second of each, …"""
 
     def codegen(context, builder, signature, args):
-        value = args[0]
-        if tile.columns == 2:
-            halves = [builder.extract_value(value, j) for j in range(2)]
-            for j in range(2):
-                first = j * tile.lanes // 2
-                turns = [first + i // 2 + i % 2 * tile.lanes for i in range(tile.lanes)]
-                pick = ir.Constant(ir.VectorType(_I32, tile.lanes), turns)
-                value = builder.insert_value(value, builder.shuffle_vector(*halves, pick), j)
+        value = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        halves = [builder.extract_value(args[0], j) for j in range(2)]
+        for j in range(2):
+            first = j * tile.lanes // 2
+            turns = [first + i // 2 + i % 2 * tile.lanes for i in range(tile.lanes)]
+            vector = builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(_I32, tile.lanes), turns))
+            value = builder.insert_value(value, vector, j)
         return value
 
-    if tile.rows != 1 or tile.columns > 2:
-        raise TypeError("one row of one or two vectors is interleaved")
+    if (tile.rows, tile.columns) != (1, 2):
+        raise TypeError("one row of two vectors is interleaved")
     return tile(tile), codegen
 
 
@@ -191,3 +224,18 @@ def store_window(typingctx, y, offset, low, high, tile):
         return context.get_dummy_value()
 
     return types.void(y, types.int64, types.int64, types.int64, tile), codegen
+
+
+@intrinsic
+def prefetch(typingctx, x, offset):
+    """Have the cache line of x[offset], which may lie outside, fetched."""
+
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = builder.bitcast(_address(context, builder, x, *args), byte)
+        builder.call(function, [address, *(ir.Constant(_I32, v) for v in (0, 3, 1))])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), codegen
