@@ -1,0 +1,307 @@
+"""Depthwise convolution (one input channel a group), row by row, for the usual kernel sizes; all three directions.
+
+There is no sum over channels to block for, so nothing is packed or copied: a plane lies in the first-level cache and rows
+are read where they are, with masked lanes beyond the image. Every row that is read meets R results, kept in a tile of R
+rows that rolls on with the rows of the image: forward the oldest row has met all of its inputs and is written; the input
+gradient spreads a row of gradients over R rows of the image; the weight gradient rolls through R rows of gradients and
+keeps all R x S sums, a vector each, in registers over the images of a channel.
+
+A tile is one or two vectors wide. The last tile of a long row overlaps the one before it; short rows are written in whole
+vectors too, and the next row overwrites what was too much. A horizontal stride of 2 reads every second element; its
+input gradient computes even and odd columns apart and interleaves them. Planes are small and many, so the rows of the
+next one are prefetched (a quarter of the time of 28x28 planes on Zen 5).
+
+Non-finite inputs can reach every tap of their channel's weight gradient, not only those that they met.
+
+The idea of keeping a few rows of results in registers: Zhang, Lo and Lu, "High performance depthwise and pointwise
+convolutions on mobile devices", 2020.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from ..compiler import helper
+from ..parts import add_parts
+from ..simd import add_lane_sums, add_scalar, lanes_of, load_tile, relu_tile, store_tile, store_tile_part, zero_tile
+from ..simd_shift import (
+    add_correlation,
+    add_shift_products,
+    add_spread,
+    interleave,
+    load_row,
+    next_rows,
+    prefetch,
+    splat_tile,
+    store_window,
+    tile_row,
+)
+from ..spec import ConvSpec, Pair
+from ..threads import ParallelKernel, num_threads, parallel, thread_rows
+from ..variant import Problem, cpu_only
+
+SIZES = ((3, 3), (5, 5), (7, 7))
+PIXELS = 16384  # that make a job: several planes where they are small
+AHEAD = 4096  # pixels that are prefetched ahead at most
+JOBS = 16  # of a weight gradient, at least; the batch is cut into parts where there are fewer filters
+
+
+def refuses(problem: Problem) -> str:
+    """Takes what this file's idea needs."""
+    spec = problem.spec
+    if spec.c != spec.groups:
+        return "takes one input channel a group"
+    if spec.kernel not in SIZES:
+        return "takes square kernels of 3, 5 and 7"
+    if spec.dilation != (1, 1) or spec.stride[1] > 2:
+        return "takes dilation 1 and a horizontal stride of 1 or 2"
+    return cpu_only(problem)
+
+
+class _Layout(NamedTuple):
+    """Plain numbers for the kernels."""
+
+    n: int
+    k: int
+    multiplier: int  # K / C
+    size: Pair
+    out: Pair
+    step: int  # vertical stride
+    padding: Pair  # top and left
+    planes: int  # of the result in a job
+    filters: int  # of a weight gradient in a job
+    ahead: int  # pixels of the image in whole rows, and of the result, that prefetching runs ahead
+    ahead_out: int
+    parts: int
+    activation: int
+
+
+@lru_cache(maxsize=1024)
+def _layout(spec: ConvSpec) -> _Layout:
+    pixels = max(spec.size[0] * spec.size[1], spec.out[0] * spec.out[1])
+    parts = max(1, min(spec.n, JOBS // spec.k))
+    padding = (spec.padding[0][0], spec.padding[1][0])
+    planes = max(1, PIXELS // pixels)
+    ahead = [min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out)]
+    return _Layout(
+        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, spec.stride[0], padding, planes, min(planes, -(-spec.k // JOBS)), *ahead, parts,
+        spec.activation,
+    )  # fmt: skip
+
+
+@helper
+def store_row(y, at, tile, columns, limit):
+    """Write a row of ``columns`` vectors at y[at], but nothing from y[limit] on."""
+    if at + columns * lanes_of(y) > limit:
+        store_tile_part(y, at, 0, tile, 1, limit - at)
+    else:
+        store_tile(y, at, 0, tile)
+
+
+@helper
+def prefetch_row(x, at, columns):
+    """Have ``columns`` vectors at x[at] fetched."""
+    for j in range(columns):
+        prefetch(x, at + j * lanes_of(x))
+
+
+def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
+    def body(job, worker, x, w, bias, layout, y):
+        # x (N*C, H, W), w (K, R, S), y (N*K, P, Q), all flat
+        height, width = layout.size
+        top, left = layout.padding
+        pixels = layout.out[0] * layout.out[1]
+        zero = zero_tile(y, 1, vectors)
+        for plane in range(job * layout.planes, min((job + 1) * layout.planes, layout.n * layout.k)):
+            k = plane % layout.k
+            source = plane // layout.multiplier * height * width
+            # Row i of the tile is met by kernel row R - 1 - i: its first row is the oldest.
+            kernel = splat_tile(w, ((k + 1) * rows - 1) * columns, -columns, 1, rows, columns)
+            for block in range(0, layout.out[1], vectors * lanes_of(y)):
+                q = max(0, min(block, layout.out[1] - vectors * lanes_of(y)))
+                v = q * step - left
+                tile = zero_tile(y, rows, vectors)
+                to = plane * pixels + q
+                done = rows - 1 - top  # the image row that completes the next result
+                for h in range(-top, (layout.out[0] - 1) * layout.step + rows - top):
+                    if 0 <= h < height:
+                        row = source + h * width + v
+                        prefetch_row(x, row + layout.ahead, vectors * step)
+                        tile = add_correlation(tile, kernel, x, row, -v, width - v, step)
+                    if h == done:
+                        finished = tile_row(tile, 0)
+                        if bias.size:
+                            finished = add_scalar(finished, bias[k])
+                        if layout.activation:
+                            finished = relu_tile(finished)
+                        store_row(y, to, finished, vectors, (plane + 1) * pixels)
+                        to += layout.out[1]
+                        done += layout.step
+                    tile = next_rows(tile, zero)
+
+    body.__name__ = f"_forward_{rows}x{columns}_step_{step}_by_{vectors}"
+    return parallel(body)
+
+
+def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
+    vectors = max(step, vectors)
+
+    def body(job, worker, gy, w, layout, gx):
+        # gy (N*K, P, Q), w (K, R, S), gx (N*C, H, W), all flat
+        height, width = layout.size
+        top, left = layout.padding
+        pixels, size = layout.out[0] * layout.out[1], rows * columns
+        channels = layout.k // layout.multiplier
+        # With a step of 1 the kernel's rows are turned and correlated, with 2 they are spread as they are.
+        start, turn = (0, 1) if step == 2 else (columns - 1, -1)
+        zero = zero_tile(gx, 1, vectors)
+        span = vectors * lanes_of(gx)
+        for plane in range(job * layout.planes, min((job + 1) * layout.planes, layout.n * channels)):
+            first = plane % channels * layout.multiplier
+            kernel = splat_tile(w, first * size + start, columns, turn, rows, columns)
+            for block in range(0, width + (left if step == 2 else 0), span):
+                if step == 2:  # pixels from v on, v + padding even, so that even pixels meet even kernel columns
+                    v = block - left
+                    q = block // 2
+                else:
+                    v = max(0, min(block, width - span))
+                    q = v + left - (columns - 1)
+                tile = zero_tile(gx, rows, vectors)
+                to = (plane * height - top) * width + v
+                for p in range((height + top + layout.step - 1) // layout.step):
+                    if p < layout.out[0]:
+                        for i in range(layout.multiplier):
+                            if layout.multiplier > 1:
+                                kernel = splat_tile(w, (first + i) * size + start, columns, turn, rows, columns)
+                            row = (plane * layout.multiplier + i) * pixels + p * layout.out[1] + q
+                            prefetch_row(gy, row + layout.ahead_out, vectors // step)
+                            if step == 2:
+                                tile = add_spread(tile, kernel, gy, row, -q, layout.out[1] - q)
+                            else:
+                                tile = add_correlation(tile, kernel, gy, row, -q, layout.out[1] - q, 1)
+                    for h in range(p * layout.step - top, (p + 1) * layout.step - top):
+                        if 0 <= h < height:
+                            if step == 2:
+                                store_window(gx, to, -v, width - v, interleave(tile_row(tile, 0)))
+                            else:
+                                store_row(gx, to, tile_row(tile, 0), vectors, (plane + 1) * height * width)
+                        to += width
+                        tile = next_rows(tile, zero)
+
+    body.__name__ = f"_input_{rows}x{columns}_step_{step}_by_{vectors}"
+    return parallel(body)
+
+
+def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
+    def body(job, worker, x, gy, layout, scratch, gw):
+        # x (N*C, H, W), gy (N*K, P, Q), gw (parts, K, R, S), all flat; scratch (threads, …)
+        height, width = layout.size
+        top, left = layout.padding
+        jobs = (layout.k + layout.filters - 1) // layout.filters
+        part, k0 = job // jobs, job % jobs * layout.filters
+        k1 = min(k0 + layout.filters, layout.k)
+        last = (layout.out[0] - 1) * layout.step - top  # the image row that kernel row 0 meets last
+        sums = scratch[worker]  # (filters, R, S, lanes): planes are taken in the order of memory
+        row_sums, plane_sums = columns * lanes_of(gw), rows * columns * lanes_of(gw)
+        zero = zero_tile(gw, 1, vectors)
+        for k in range(k0, k1):
+            store_tile(sums, (k - k0) * plane_sums, row_sums, zero_tile(gw, rows, columns))
+        for n in range(part * layout.n // layout.parts, (part + 1) * layout.n // layout.parts):
+            for k in range(k0, k1):
+                plane = n * layout.k + k
+                source = plane // layout.multiplier * height * width
+                total = load_tile(sums, (k - k0) * plane_sums, row_sums, rows, columns)
+                for block in range(0, layout.out[1], vectors * lanes_of(gw)):
+                    v = block * step - left
+                    tile = zero_tile(gw, rows, vectors)  # its last row meets kernel row 0, its first row the last one
+                    come = plane * layout.out[0] * layout.out[1] + block
+                    wanted = -top  # the image row that the next row of gradients meets first
+                    for h in range(-top, min(height, last + rows)):
+                        if h == wanted and h <= last:
+                            prefetch_row(gy, come + layout.ahead_out, vectors)
+                            tile = next_rows(tile, load_row(gy, come, 0, layout.out[1] - block, vectors))
+                            come += layout.out[1]
+                            wanted += layout.step
+                        else:
+                            tile = next_rows(tile, zero)
+                        if h >= 0:
+                            row = source + h * width + v
+                            prefetch_row(x, row + layout.ahead, vectors * step)
+                            total = add_shift_products(total, tile, x, row, -v, width - v, step)
+                store_tile(sums, (k - k0) * plane_sums, row_sums, total)
+        for k in range(k0, k1):
+            to = (part * layout.k + k) * rows * columns
+            for i in range(rows * columns):
+                gw[to + i] = 0
+            total = load_tile(sums, (k - k0) * plane_sums, row_sums, rows, columns)
+            add_lane_sums(gw, to + (rows - 1) * columns, -columns, total, rows, columns)
+
+    body.__name__ = f"_weight_{rows}x{columns}_step_{step}_by_{vectors}"
+    return parallel(body)
+
+
+# (step, vectors): every second element is read into one vector; two vectors of results need many registers.
+_SHAPES = ((1, 1), (2, 1), (1, 2)) if simd.REGISTERS == 32 else ((1, 1), (2, 1))
+_FORWARD, _INPUT, _WEIGHT = (
+    {(*size, *shape): make(*size, *shape) for size in SIZES for shape in _SHAPES}
+    for make in (_forward_kernel, _input_kernel, _weight_kernel)
+)
+
+
+def _kernel(
+    kernels: dict[tuple[int, ...], ParallelKernel], spec: ConvSpec, width: int, itemsize: int
+) -> ParallelKernel:
+    """The kernel for results of this width."""
+    step = spec.stride[1]
+    vectors = 2 if (step, 2) in _SHAPES and width > simd.VECTOR_BITS // (8 * itemsize) else 1
+    return kernels[*spec.kernel, step, vectors]
+
+
+def forward(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray
+) -> None:
+    """y[n, k] = bias[k] + sum over r, s of w[k, r, s] times its channel of x[n] shifted."""
+    layout = _layout(spec)
+    kernel = _kernel(_FORWARD, spec, spec.out[1], out.itemsize)
+    jobs = -(-spec.n * spec.k // layout.planes)
+    kernel(jobs, x.reshape(-1), w.reshape(-1), bias, layout, out.reshape(-1))
+
+
+def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """gx[n, c] = sum over the filters k of c and r, s of w[k, r, s] times gy[n, k] shifted the other way."""
+    layout = _layout(spec)
+    kernel = _kernel(_INPUT, spec, spec.size[1], out.itemsize)
+    jobs = -(-spec.n * spec.c // layout.planes)
+    kernel(jobs, gy.reshape(-1), w.reshape(-1), layout, out.reshape(-1))
+
+
+def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """gw[k, 0, r, s] = sum over n, p, q of gy[n, k] times its channel of x[n] shifted."""
+    layout = _layout(spec)
+    kernel = _kernel(_WEIGHT, spec, spec.out[1], out.itemsize)
+    room = workspace.view(out.dtype)
+    partial, sums = _sums(layout, spec, out.itemsize)
+    scratch = thread_rows(room[partial:], sums)
+    parts = room[:partial] if partial else out.reshape(-1)
+    jobs = layout.parts * -(-spec.k // layout.filters)
+    kernel(jobs, x.reshape(-1), gy.reshape(-1), layout, scratch, parts, limit=scratch.shape[0])
+    if partial:
+        add_parts(parts.reshape(layout.parts, -1), out.reshape(-1))
+
+
+def _sums(layout: _Layout, spec: ConvSpec, itemsize: int) -> Pair:
+    """Elements of the weight gradient's parts, where the batch is cut, and of each thread's sums."""
+    taps = spec.kernel[0] * spec.kernel[1]
+    partial = layout.parts * spec.k * taps if layout.parts > 1 else 0
+    return partial, layout.filters * taps * simd.VECTOR_BITS // (8 * itemsize)
+
+
+def workspace_bytes(problem: Problem) -> int:
+    """Partial sums of the weight gradient, where the batch is cut, and the sums of each thread."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    partial, sums = _sums(_layout(problem.spec), problem.spec, itemsize)
+    return -(-(partial + num_threads() * sums) * itemsize // 8) * 8
