@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight
+from . import cpu_channels, cpu_channels_weight, cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -17,6 +17,12 @@ VARIANTS = (
     Variant("pointwise", "forward", "cpu", cpu_pointwise.refuses, cpu_pointwise.forward, cpu_pointwise.workspace_bytes),
     Variant(
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
+    ),
+    Variant("channels", "forward", "cpu", cpu_channels.refuses, cpu_channels.forward, cpu_channels.workspace_bytes),
+    Variant("channels", "input_grad", "cpu", cpu_channels.refuses, cpu_channels.input_grad, cpu_channels.workspace_bytes),
+    Variant(
+        "channels", "weight_grad", "cpu", cpu_channels_weight.refuses, cpu_channels_weight.weight_grad,
+        cpu_channels_weight.workspace_bytes,
     ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
