@@ -137,7 +137,7 @@ def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Til
         channels = -(-outer // (columns * lanes)) * columns * lanes / outer
         rows = images * width
         # Two products or two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
-        cycles = max(rows * columns / 2, (rows + columns) / 2, 4)
+        cycles = max(rows * columns / 2, (rows + columns) / 2, 4) + 0.6 + 0.1 * images + 0.25 * columns
         return pixels * channels * cycles / (rows * columns * lanes)
 
     most = -(-outer // lanes)
