@@ -1,0 +1,349 @@
+"""Direct convolution with vectors of result channels: forward and input gradient, for any stride, padding and dilation.
+
+A tile holds GROUPS images x WIDTH neighbouring pixels of a result row, and for each of them COLUMNS vectors of result
+channels: a sum of outer products, single pixels of the source times packed vectors of weights, over channels and taps. No
+lane is wasted on the ends of rows, so this suits small and odd planes with many result channels; the last tile of a row
+overlaps the one before. Results are transposed in registers when they are written.
+
+Pixels are read from a strip (see lattice.py), or in place where there is neither padding nor stride. One job is a strip
+of some images and one group, for some blocks of result channels.
+
+Scratch: the packed weights and biases, shared; then a strip for each thread.
+
+Source of the blocking: Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures",
+2018; here the images stay NCHW.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import host, simd
+from ..rows import SLACK
+from ..simd import lanes_of, load_tile, relu_tile, store_tile
+from ..spec import ConvSpec, Pair
+from ..threads import ParallelKernel, num_threads, parallel, thread_rows
+from ..tiles import add_outer_groups, load_transposed, store_transposed
+from ..variant import Problem, cpu_only
+from .lattice import (
+    FIRST_TAP,
+    RESULTS_H,
+    RESULTS_W,
+    START_H,
+    START_W,
+    TAPS,
+    Axis,
+    Strip,
+    class_tables,
+    copy_strip,
+    forward_axis,
+    gradient_axis,
+    make_strip,
+    phase_table,
+)  # fmt: skip
+
+STRIP_BYTES = host.l2_bytes() // 2
+WEIGHT_BYTES = 24 * 1024
+JOBS = 16  # jobs wanted before the result channels are cut into parts
+
+
+class Tile(NamedTuple):
+    """Shape of a register tile."""
+
+    groups: int  # images
+    width: int  # pixels of a row
+    columns: int  # vectors of channels
+
+
+class _Layout(NamedTuple):
+    """Plain numbers for the kernel: source (N, groups * inner, …), result (N, groups * outer, …)."""
+
+    n: int
+    groups: int
+    inner: int  # channels summed over, in a group
+    outer: int  # channels produced, in a group
+    result: Pair  # height and width
+    step: Pair  # between the results of a class
+    results: int  # rows of results over all strips, at most
+    parts: int  # of the result channels
+    together: int  # summed channels whose weights for a tile stay in the first-level cache
+    in_place: bool
+    image: int  # elements from one image of the source, or of the strip, to the next
+    activation: int
+
+
+class _Work(NamedTuple):
+    """A problem ready to run."""
+
+    layout: _Layout
+    strip: Strip
+    tile: Tile
+    lanes: int
+    phases: np.ndarray
+    classes: np.ndarray
+    shifts: np.ndarray
+    places: np.ndarray  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
+
+    @property
+    def block(self) -> int:
+        """Result channels of a tile."""
+        return self.tile.columns * self.lanes
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of result channels, over all groups."""
+        return self.layout.groups * -(-self.layout.outer // self.block)
+
+    @property
+    def weights(self) -> int:
+        """Elements of the packed weights."""
+        return self.blocks * self.layout.inner * len(self.shifts) * self.block
+
+    @property
+    def packed(self) -> int:
+        """Elements of the packed weights and biases."""
+        return self.weights + self.blocks * self.block
+
+    @property
+    def scratch(self) -> int:
+        """Elements for each thread."""
+        images = 0 if self.layout.in_place else self.tile.groups * self.layout.image
+        return max(images + self.sums, self.lanes * self.lanes) + SLACK
+
+    @property
+    def sums(self) -> int:
+        """Elements of the sums of all tiles of a strip, kept from one block of summed channels to the next."""
+        if self.layout.together >= self.layout.inner:
+            return 0
+        widest = max(self.classes[:, RESULTS_W])
+        return self.strip.results * -(-widest // self.tile.width) * self.tile.groups * self.tile.width * self.block
+
+    @property
+    def jobs(self) -> int:
+        a = self.layout
+        return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
+
+
+def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Tile, float]:
+    """The tile with the fewest cycles for each result, tap and summed channel, and those cycles."""
+
+    def cost(tile: Tile) -> float:
+        images, width, columns = tile
+        pixels = sum(-(-w // width) * width for w in widths) / sum(widths) * -(-n // images) * images / n
+        channels = -(-outer // (columns * lanes)) * columns * lanes / outer
+        rows = images * width
+        # Two products or two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
+        cycles = max(rows * columns / 2, (rows + columns) / 2, 4) + 0.6 + 0.1 * images + 0.25 * columns
+        return pixels * channels * cycles / (rows * columns * lanes)
+
+    most = -(-outer // lanes)
+    tiles = [
+        Tile(images, width, columns)
+        for columns in range(1, min(4, most) + 1)
+        for width in range(1, min(widths) + 1)
+        for images in range(1, min(n, 8) + 1)
+        if images * width * columns + columns + 1 <= simd.REGISTERS
+    ]
+    best = min(tiles, key=cost)
+    return best, cost(best)
+
+
+def _work(
+    spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
+) -> _Work:
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
+    tile, _ = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
+    strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
+    height, width = strip.source
+    in_place = all(
+        axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes
+    )
+    if in_place:
+        strip = strip._replace(pitch=width, plane=height * width)
+    image = (spec.groups if in_place else 1) * inner * strip.planes * strip.plane
+    jobs = -(-spec.n // tile.groups) * spec.groups * -(-axes[0].results // strip.results)
+    blocks = -(-outer // (tile.columns * lanes))
+    parts = max(1, min(blocks, -(-JOBS // max(jobs, 1))))
+    classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
+    most_taps = max(1, *classes[:, TAPS])
+    together = max(1, WEIGHT_BYTES // (most_taps * tile.columns * lanes * itemsize))
+    together = -(-inner // -(-inner // together))
+    layout = _Layout(
+        spec.n, spec.groups, inner, outer, result, (axes[0].step, axes[1].step), axes[0].results,
+        parts, together, in_place, image, activation,
+    )  # fmt: skip
+    places = np.full((3, math.prod(spec.kernel)), -1, np.int64)
+    for first, count in classes[:, [FIRST_TAP, TAPS]]:
+        for number in range(count):
+            places[:, taps[first + number]] = first, count, number
+    return _Work(layout, strip, tile, lanes, phase_table(axes), classes, shifts, places)
+
+
+@lru_cache(maxsize=1024)
+def _forward_work(spec: ConvSpec, itemsize: int) -> _Work:
+    axes = (forward_axis(spec, 0), forward_axis(spec, 1))
+    work = _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
+    # All taps of all channels follow each other in w as in the packed weights: they are packed like one channel's.
+    terms = work.layout.inner * len(work.shifts)
+    return work._replace(places=np.stack([np.zeros(terms), np.full(terms, terms), np.arange(terms)]).astype(np.int64))
+
+
+@lru_cache(maxsize=1024)
+def _gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
+    axes = (gradient_axis(spec, 0), gradient_axis(spec, 1))
+    return _work(spec, axes, spec.k // spec.groups, spec.c // spec.groups, spec.size, 0, itemsize)
+
+
+@parallel
+def _pack(job, worker, w, bias, columns, inner, outer, strides, places, scratch, biases, packed):
+    # packed (class, group * block, inner, taps of the class, columns, lanes); a job packs one block of result channels,
+    # missing ones as zeros. w is flat; the strides say where its groups, summed and produced channels lie.
+    lanes = lanes_of(packed)
+    block = columns * lanes
+    blocks, all_blocks = (outer + block - 1) // block, biases.size // block
+    group, first = job // blocks, job % blocks * block
+    mine = scratch[worker]
+    for i in range(block):
+        o = first + i
+        biases[job * block + i] = bias[group * outer + o] if o < outer and bias.size else 0
+    for column in range(columns):
+        o = first + column * lanes
+        for i in range(inner):
+            for t0 in range(0, places.shape[1], lanes):
+                taps = min(lanes, places.shape[1] - t0)
+                start = group * strides[0] + o * strides[2] + i * strides[1] + t0
+                store_tile(mine, 0, lanes, load_transposed(w, start, strides[2], outer - o, taps))
+                for t in range(taps):
+                    base, count, number = places[0, t0 + t], places[1, t0 + t], places[2, t0 + t]
+                    if base >= 0:
+                        at = (base * all_blocks + job * count) * inner + i * count + number
+                        store_tile(packed, (at * columns + column) * lanes, 0, load_tile(mine, t * lanes, 0, 1, 1))
+
+
+def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKernel:
+    """The kernel for one tile and one step (0: any) between the results of a class."""
+    rows = images * width
+
+    def body(job, worker, source, packed, biases, layout, strip, phases, classes, shifts, scratch, result):
+        # source (N, groups * inner, H, W) flat; scratch (threads, …); result (N, groups * outer, …) flat
+        block = columns * lanes_of(result)
+        blocks = (layout.outer + block - 1) // block
+        strips = (layout.results + strip.results - 1) // strip.results
+        part, job = job % layout.parts, job // layout.parts
+        p0, job = job % strips * strip.results, job // strips
+        group, n = job % layout.groups, min(job // layout.groups * images, layout.n - images)
+        plane = strip.used[0] * strip.used[1] * strip.plane
+        source_image = layout.inner * strip.source[0] * strip.source[1]
+        begin = (n * layout.groups + group) * source_image
+        mine = scratch[worker]
+        if layout.in_place:
+            pixels, origin, sums = source, begin + p0 * strip.pitch, 0
+        else:
+            pixels, origin, sums = mine, 0, images * layout.image
+            for image in range(images):
+                start = begin + image * layout.groups * source_image
+                copy_strip(source, start, layout.inner, p0, strip, phases, pixels, image * layout.image)
+
+        size = layout.result[0] * layout.result[1]
+        apart = layout.groups * layout.outer * size
+        for b in range(part * blocks // layout.parts, (part + 1) * blocks // layout.parts):
+            target = ((n * layout.groups + group) * layout.outer + b * block) * size
+            for index in range(classes.shape[0]):
+                first_tap, taps = classes[index, FIRST_TAP], classes[index, TAPS]
+                weights = (first_tap * layout.groups * blocks + (group * blocks + b) * taps) * layout.inner * block
+                results_w = classes[index, RESULTS_W]
+                p1 = min(p0 + strip.results, classes[index, RESULTS_H])
+                for c0 in range(0, layout.inner, layout.together):
+                    c1 = min(c0 + layout.together, layout.inner)
+                    at = sums
+                    for p in range(p0, p1):
+                        row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
+                        for ideal in range(0, results_w, width):
+                            q = min(ideal, results_w - width)  # the last tile overlaps the one before
+                            if c0 == 0:
+                                tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
+                            else:
+                                tile = load_tile(mine, at, block, rows, columns)
+                            here = origin + (p - p0) * strip.pitch + q
+                            weight = weights + c0 * taps * block
+                            for channel in range(c0, c1):
+                                base = here + channel * plane
+                                for t in range(first_tap, first_tap + taps):
+                                    tile = add_outer_groups(
+                                        tile, pixels, base + shifts[t], layout.image, images, packed, weight
+                                    )
+                                    weight += block
+                            if c1 < layout.inner:
+                                store_tile(mine, at, block, tile)
+                                at += rows * block
+                                continue
+                            at += rows * block
+                            if layout.activation:
+                                tile = relu_tile(tile)
+                            to = row + classes[index, START_W] + q * layout.step[1]
+                            channels = layout.outer - b * block
+                            if step == 1:
+                                store_transposed(result, to, 1, size, apart, images, tile, channels, width)
+                            elif step == 2:
+                                store_transposed(result, to, 2, size, apart, images, tile, channels, width)
+                            else:
+                                between = layout.step[1]
+                                store_transposed(result, to, between, size, apart, images, tile, channels, width)
+
+    body.__name__ = f"_channels_{images}x{width}x{columns}_{step}"
+    return parallel(body)
+
+
+_kernel = cache(_tile_kernel)
+
+
+def _run(
+    work: _Work, source: np.ndarray, w: np.ndarray, bias: np.ndarray, inner: int, strides: tuple[int, int, int],
+    workspace: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    layout = work.layout
+    room = workspace.view(out.dtype)
+    packed, biases = room[: work.weights], room[work.weights : work.packed]
+    scratch = thread_rows(room[work.packed :], work.scratch)
+    _pack(
+        work.blocks, w.reshape(-1), bias, work.tile.columns, inner, layout.outer, strides, work.places, scratch,
+        biases, packed, limit=scratch.shape[0],
+    )  # fmt: skip
+    tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
+    kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0)
+    kernel(
+        work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0]
+    )
+
+
+def forward(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray
+) -> None:
+    """y[n, k] = bias[k] + sum over c, r, s of w[k, c, r, s] times x[n, c] shifted."""
+    filter_size = math.prod(spec.w_shape[1:])
+    strides = (spec.k // spec.groups * filter_size, 0, filter_size)
+    _run(_forward_work(spec, x.itemsize), x, w, bias, 1, strides, workspace, out)
+
+
+def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """gx[n, c] = sum over k, r, s of w[k, c, r, s] times gy[n, k] shifted the other way."""
+    taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
+    inner = spec.k // spec.groups
+    strides = (inner * filter_size, filter_size, taps)
+    _run(_gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), inner, strides, workspace, out)
+
+
+def refuses(problem: Problem) -> str:
+    return cpu_only(problem)
+
+
+def workspace_bytes(problem: Problem) -> int:
+    """The packed weights and biases, and a strip for each thread."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    work = (_forward_work if problem.direction == "forward" else _gradient_work)(problem.spec, itemsize)
+    elements = work.packed + num_threads() * work.scratch
+    return -(-elements * itemsize // 8) * 8
