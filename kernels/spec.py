@@ -82,6 +82,16 @@ class PointwiseSpec(NamedTuple):
         return self.n * self.k * self.c * self.pixels
 
 
+class NormSpec(NamedTuple):
+    """One batch normalisation: x (N, C, L), where L runs over the pixels."""
+
+    n: int
+    c: int
+    pixels: int
+    activation: int = 0
+    residual: int = 0  # 1: another array is added before the activation
+
+
 class ElementwiseSpec(NamedTuple):
     """One elementwise operation over flat arrays."""
 
