@@ -119,3 +119,25 @@ def tile_sum(typingctx, tile):
         return builder.call(reduce, [ir.Constant(tile.element, 0.0), total], fastmath=("reassoc",))
 
     return tile.dtype(tile), codegen
+
+
+@intrinsic
+def div(typingctx, a, b):
+    """a / b."""
+
+    def codegen(context, builder, signature, args):
+        return _each(builder, a, args[0], builder.fdiv, *args)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def sqrt(typingctx, a):
+    """The square root."""
+
+    def codegen(context, builder, signature, args):
+        name = f"llvm.sqrt.v{a.lanes}{'f32' if a.dtype.bitwidth == 32 else 'f64'}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.vector, [a.vector]), name)
+        return _each(builder, a, args[0], lambda vector: builder.call(function, [vector]), *args)
+
+    return a(a), codegen
