@@ -50,7 +50,9 @@ class Sequential(Module):
 
 def _fuse(module: Module, after: Module) -> bool:
     """A layer whose result only a ReLU sees computes both in one pass; hooks want to see both."""
-    return type(module) in (Conv2d, BatchNorm2d) and type(after) is ReLU and not module._hooks and not after._hooks
+    return (
+        type(module) in (Conv2d, BatchNorm2d, Linear) and type(after) is ReLU and not module._hooks and not after._hooks
+    )
 
 
 def _draw_like_pytorch(weight: Parameter, bias: Parameter | None) -> None:
@@ -179,8 +181,8 @@ class Linear(Module):
         self.bias = Parameter(np.empty(outputs, dtype)) if bias else None
         _draw_like_pytorch(self.weight, self.bias)
 
-    def forward(self, x: Any) -> Any:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Any, activation: str | None = None) -> Any:
+        return ops.linear(x, self.weight, self.bias, activation=activation)
 
     def multiply_adds(self, y_shape: tuple[int, ...]) -> int:
         return math.prod(y_shape) * self.weight.shape[1]
