@@ -82,6 +82,37 @@ class PointwiseSpec(NamedTuple):
         return self.n * self.k * self.c * self.pixels
 
 
+class NormSpec(NamedTuple):
+    """One batch normalisation: x (N, C, L), where L runs over the pixels."""
+
+    n: int
+    c: int
+    pixels: int
+    activation: int = 0
+    residual: int = 0  # 1: another array is added before the activation
+
+
+class LinearSpec(NamedTuple):
+    """One linear layer: x (N, I), w (O, I), y (N, O)."""
+
+    n: int
+    inputs: int
+    outputs: int
+    activation: int = 0
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.n * self.inputs * self.outputs
+
+
+class ChannelSpec(NamedTuple):
+    """One elementwise operation that also sums over every channel: (N, C, L), where L runs over the pixels."""
+
+    n: int
+    c: int
+    pixels: int
+
+
 class ElementwiseSpec(NamedTuple):
     """One elementwise operation over flat arrays."""
 

@@ -184,6 +184,10 @@ CASES = {
         ),
         ("unbatched, with indices", lambda x: ops.max_pool2d(x, 2, return_indices=True), (distinct(2, 4, 5),)),
     ],
+    "batch_norm": [
+        ("training", lambda x, w, b: ops.batch_norm(x, None, None, w, b, True), (X, *values(2, 4, seed=1))),
+        ("evaluation", lambda x: ops.batch_norm(x, np.zeros(4), np.ones(4)), (X,)),
+    ],
     "avg_pool2d": [
         ("plain", lambda x: ops.avg_pool2d(x, 2), (values(2, 2, 4, 4),)),
         ("overlapping", lambda x: ops.avg_pool2d(x, 3, 2, 1, True, False), (values(2, 5, 6),)),

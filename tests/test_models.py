@@ -150,3 +150,101 @@ def test_the_same_input_gives_the_same_bits():
         runs.append([loss.item(), *(p.grad.data.copy() for p in model.parameters())])
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# --- networks with batch normalisation
+
+
+def torch_vgg16(t):
+    layers, channels = [], 3
+    for wider in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+        if wider == 0:
+            layers.append(t.MaxPool2d(2))
+            continue
+        layers += [t.Conv2d(channels, wider, 3, padding=1), t.BatchNorm2d(wider), t.ReLU()]
+        channels = wider
+    return t.Sequential(*layers, t.Flatten(), t.Linear(512, 10))
+
+
+def torch_resnet18(t):
+    class Block(t.Module):
+        def __init__(self, inputs, channels, stride):
+            super().__init__()
+            self.conv1 = t.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+            self.bn1 = t.BatchNorm2d(channels)
+            self.conv2 = t.Conv2d(channels, channels, 3, 1, 1, bias=False)
+            self.bn2 = t.BatchNorm2d(channels)
+            self.shortcut = t.Sequential()
+            if stride == 2:
+                self.shortcut = t.Sequential(t.Conv2d(inputs, channels, 1, 2, bias=False), t.BatchNorm2d(channels))
+
+        def forward(self, x):
+            y = self.bn1(self.conv1(x)).relu()
+            return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
+
+    class ResNet18(t.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = t.Sequential(t.Conv2d(3, 64, 3, 1, 1, bias=False), t.BatchNorm2d(64), t.ReLU())
+            sizes = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
+            self.stages = t.Sequential(*(t.Sequential(Block(a, b, s), Block(b, b, 1)) for a, b, s in sizes))
+            self.head = t.Linear(512, 10)
+
+        def forward(self, x):
+            return self.head(self.stages(self.stem(x)).mean((2, 3)))
+
+    return ResNet18()
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "count"),
+    [("vgg16_cifar", torch_vgg16, 14_728_266), ("resnet18_cifar", torch_resnet18, 11_173_962)],
+)
+def test_networks_as_in_pytorch(name, twin, count):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    theirs = twin(torch.nn).double()
+    mine = models.build(name).to(np.float64)
+    assert sum(p.size for p in mine.parameters()) == sum(p.numel() for p in theirs.parameters()) == count
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    rng = np.random.default_rng(0)
+    for key, value in state.items():  # weights and biases of batch norm that are not all 1 and 0
+        if value.ndim == 1 and "running" not in key:
+            state[key] = value + 0.2 * rng.standard_normal(value.shape)
+    mine.load_state_dict(state)
+    theirs.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
+
+    x, labels = images(4, 3, 32), np.array([3, 0, 9, 3])
+    logits = mine(x)
+    ops.cross_entropy(logits, labels).backward()
+    expected = theirs(torch.tensor(x))
+    torch.nn.functional.cross_entropy(expected, torch.tensor(labels)).backward()
+    assert_close(logits.data, expected.detach().numpy())
+    grads = {key: p.grad.numpy() for key, p in theirs.named_parameters()}
+    largest = max(float(np.abs(g).max()) for g in grads.values())
+    for key, p in mine.named_parameters():
+        if np.abs(grads[key]).max() < 1e-12 * largest:  # a bias before batch norm: the mean takes it out again
+            assert np.abs(p.grad.data).max() < 1e-12 * largest
+        else:
+            assert_close(p.grad.data, grads[key])
+    for key, value in theirs.state_dict().items():
+        np.testing.assert_allclose(mine.state_dict()[key], value.numpy(), rtol=1e-8, atol=1e-10)
+    mine.eval()
+    theirs.eval()
+    assert_close(mine(x).data, theirs(torch.tensor(x)).detach().numpy())
+
+
+def test_networks_of_other_images():
+    assert models.vgg16_cifar(num_classes=3, in_channels=1, image_size=64)[-1].weight.shape == (3, 2048)
+    with pytest.raises(ValueError, match="vgg16_cifar: image_size must be at least 32, got 28"):
+        models.vgg16_cifar(image_size=28)
+    assert models.resnet18_cifar(num_classes=4, in_channels=1)(images(2).astype(np.float32)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["vgg16_cifar", "resnet18_cifar"])
+def test_seeds_of_networks(name):
+    a, b = models.build(name, seed=1), models.build(name, seed=1)
+    for key, value in a.state_dict().items():
+        np.testing.assert_array_equal(value, b.state_dict()[key])
+    weights = [p.data.ravel()[:6] for p in a.parameters() if p.ndim > 1]
+    assert len(np.unique(np.concatenate(weights))) == 6 * len(weights)

@@ -7,6 +7,8 @@ import pytest
 
 import convkern as ck
 from convkern import nn, ops, optim
+from convkern.kernels.update import cpu_chunks
+from convkern.kernels.update import reference as update_reference
 
 
 def parameters(dtype=np.float64, seed=0):
@@ -271,3 +273,52 @@ def test_frozen_parameters_stay():
     after = model.state_dict()
     np.testing.assert_array_equal(after["0.weight"], before["0.weight"])
     assert (after["1.weight"] != before["1.weight"]).any()
+
+
+# --- the kernels
+
+
+def kernel_rows(dtype, count, seed=0):
+    """Parameters of sizes around a vector and a chunk, each with ``count`` arrays."""
+    rng = np.random.default_rng(seed)
+    sizes = (1, 15, 17, cpu_chunks.CHUNK, 1, cpu_chunks.CHUNK + 1, 2 * cpu_chunks.CHUNK - 3)
+    return [[rng.random(size).astype(dtype) + 0.5 for _ in range(count)] for size in sizes]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["sgd", "plain sgd", "adam"])
+def test_kernels_against_the_definition(name, dtype):
+    count = {"sgd": 3, "plain sgd": 2, "adam": 4}[name]
+    rows = kernel_rows(dtype, count)
+    if name == "adam":
+        numbers = [(0.1 + 0.01 * i, 1.5, 1e-3, 0.1, 0.1, 0.9, 0.1) for i in range(len(rows))]
+    else:
+        numbers = [(0.1 + 0.01 * i, 0.9 if count == 3 else 0.0, 0.1 * (i % 2)) for i in range(len(rows))]
+    gradients_before = [row[1].copy() for row in rows]
+    expected = [[a.astype(np.float64) for a in row] for row in rows]
+    used = np.array(numbers, dtype)
+    if name == "plain sgd":
+        rows, expected = [[*row, None] for row in rows], [[*row, None] for row in expected]
+    kernel = name.split()[-1]
+    getattr(cpu_chunks, kernel)(rows, used)
+    for row, want, line, gradient in zip(rows, expected, used.astype(np.float64), gradients_before, strict=True):
+        getattr(update_reference, kernel)(*want, tuple(line))
+        np.testing.assert_array_equal(row[1], gradient)
+        for got, exact in zip(row, want, strict=True):
+            if got is not None:  # a dozen operations on numbers near 1
+                np.testing.assert_allclose(got, exact, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_parameters_and_state_in_any_order_of_memory():
+    turned = nn.Parameter(np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    plain = nn.Parameter(np.arange(6.0).reshape(2, 3))
+    optimizers = [optim.SGD([p], lr=0.1, momentum=0.9) for p in (turned, plain)]
+    array = turned.data
+    for step in range(3):
+        for p, optimizer in zip((turned, plain), optimizers, strict=True):
+            p.grad = ck.Tensor(np.asfortranarray(np.full((2, 3), step + np.arange(3.0))))
+            optimizer.step()
+            state = optimizer.state[0]
+            state["momentum_buffer"] = np.asfortranarray(state["momentum_buffer"].astype(np.float32)).astype(np.float64)
+    assert turned.data is array
+    np.testing.assert_array_equal(turned.data, plain.data)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..nn.module import Module
 from .lenet import lenet5
+from .resnet import resnet18_cifar
+from .vgg import vgg16_cifar
 
-__all__ = ["NAMES", "build", "lenet5"]
+__all__ = ["NAMES", "build", "lenet5", "resnet18_cifar", "vgg16_cifar"]
 
-_BUILDERS = {"lenet5": lenet5}
+_BUILDERS: dict[str, Callable[..., Module]] = {
+    "lenet5": lenet5,
+    "resnet18_cifar": resnet18_cifar,
+    "vgg16_cifar": vgg16_cifar,
+}
 NAMES = tuple(_BUILDERS)
 
 

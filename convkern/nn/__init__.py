@@ -3,6 +3,7 @@
 from . import functional, init
 from .layers import (
     AvgPool2d,
+    BatchNorm2d,
     Conv2d,
     CrossEntropyLoss,
     Flatten,
@@ -19,6 +20,7 @@ from .module import Module, Parameter
 
 __all__ = [
     "AvgPool2d",
+    "BatchNorm2d",
     "Conv2d",
     "CrossEntropyLoss",
     "Flatten",

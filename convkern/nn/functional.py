@@ -2,6 +2,7 @@
 
 from ..ops import (
     avg_pool2d,
+    batch_norm,
     conv2d,
     cross_entropy,
     linear,
@@ -15,6 +16,7 @@ from ..ops import (
 
 __all__ = [
     "avg_pool2d",
+    "batch_norm",
     "conv2d",
     "cross_entropy",
     "linear",

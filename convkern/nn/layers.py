@@ -49,8 +49,10 @@ class Sequential(Module):
 
 
 def _fuse(module: Module, after: Module) -> bool:
-    """A convolution whose result only a ReLU sees computes both in one pass; hooks want to see both."""
-    return type(module) is Conv2d and type(after) is ReLU and not module._hooks and not after._hooks
+    """A layer whose result only a ReLU sees computes both in one pass; hooks want to see both."""
+    return (
+        type(module) in (Conv2d, BatchNorm2d, Linear) and type(after) is ReLU and not module._hooks and not after._hooks
+    )
 
 
 def _draw_like_pytorch(weight: Parameter, bias: Parameter | None) -> None:
@@ -110,6 +112,61 @@ class Conv2d(Module):
         return text + (", bias=False" if self.bias is None else "")
 
 
+class BatchNorm2d(Module):
+    """Normalises every channel of (N, C, H, W), see :func:`convkern.nn.functional.batch_norm`.
+
+    Parameters
+    ----------
+    num_features : int
+        C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Share of a batch in the running statistics; None: their plain mean over all batches.
+    affine : bool
+        Have a trained weight (C,), first 1, and bias (C,), first 0.
+    track_running_stats : bool
+        Keep ``running_mean``, ``running_var`` and ``num_batches_tracked`` for evaluation; else a batch is always
+        normalised with its own statistics.
+    """
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, *, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.num_features = arg.integer(num_features, "BatchNorm2d: num_features", 1)
+        self.eps, self.momentum, self.track_running_stats = eps, momentum, bool(track_running_stats)
+        self.weight = Parameter(np.ones(num_features, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(num_features, dtype)) if affine else None
+        if track_running_stats:
+            self.register_buffer("running_mean", np.zeros(num_features, dtype))
+            self.register_buffer("running_var", np.ones(num_features, dtype))
+            self.register_buffer("num_batches_tracked", np.array(0, np.int64))
+
+    def forward(self, x: Any, activation: str | None = None, residual: Any = None) -> Any:
+        shape = arg.array_of(x, "x").shape
+        if len(shape) != 4 or shape[1] != self.num_features:
+            raise ValueError(f"BatchNorm2d: x must have shape (N, {self.num_features}, H, W), got {shape}")
+        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked[...] += 1
+            if self.momentum is None:
+                momentum = 1 / int(self.num_batches_tracked)
+        training = self.training or not self.track_running_stats
+        return ops.batch_norm(
+            x, mean, var, self.weight, self.bias, training, momentum, self.eps, residual=residual, activation=activation
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}"
+        return f"{text}, track_running_stats={self.track_running_stats}"
+
+
 class Linear(Module):
     """x · weightᵀ + bias, weight (out, in), bias (out,)."""
 
@@ -124,8 +181,8 @@ class Linear(Module):
         self.bias = Parameter(np.empty(outputs, dtype)) if bias else None
         _draw_like_pytorch(self.weight, self.bias)
 
-    def forward(self, x: Any) -> Any:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Any, activation: str | None = None) -> Any:
+        return ops.linear(x, self.weight, self.bias, activation=activation)
 
     def multiply_adds(self, y_shape: tuple[int, ...]) -> int:
         return math.prod(y_shape) * self.weight.shape[1]

@@ -5,6 +5,7 @@ from .arithmetic import add, div, exp, log, mul, neg, pow, sqrt, sub
 from .conv import bias_grad, conv2d, conv2d_input_grad, conv2d_weight_grad
 from .linear import linear, matmul
 from .loss import cross_entropy
+from .norm import batch_norm
 from .pointwise import pointwise, pointwise_input_grad, pointwise_weight_grad
 from .pool import avg_pool2d, max_pool2d
 from .reduce import max, mean, sum
@@ -13,6 +14,7 @@ from .shape import cast, clone, concatenate, expand, flatten, getitem, reshape, 
 __all__ = [
     "add",
     "avg_pool2d",
+    "batch_norm",
     "bias_grad",
     "cast",
     "clone",

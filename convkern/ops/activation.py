@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..device import FLOATS, kernel_array, like_format
 from ..graph import record
-from ..kernels.spec import ElementwiseSpec
+from ..kernels.spec import ChannelSpec, ElementwiseSpec
 from ..kernels.variant import Problem
 from ..memory import empty
 from ..plan import execute
@@ -41,6 +42,17 @@ def relu_grad(gy: Any, y: Any) -> Any:
     result = arg.array_of(y, "y")
     gx = like_format(result, _elementwise("relu_grad", arg.array_of(gy, "gy"), result))
     return record("relu backward", gx, (gy,), lambda needs, ggx, y: [relu_grad(ggx, y)], (result,))
+
+
+def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`relu_grad` of arrays (N, C, …) or (C, …) and its sum over every channel (C,), in one pass."""
+    shape = gy.shape if gy.ndim > 3 else (1, *gy.shape)
+    spec = ChannelSpec(shape[0], shape[1], math.prod(shape[2:]))
+    g, sums = empty(gy.shape, y.dtype.newbyteorder("=")), np.empty(spec.c, y.dtype.newbyteorder("="))
+    problem = Problem("elementwise", "relu_bias_grad", "cpu", g.dtype.name, "default", spec)
+    rows = (kernel_array(a).reshape(spec) for a in (gy, y))
+    execute(problem, *rows, out=(g.reshape(spec), sums))
+    return like_format(y, g), sums
 
 
 def _elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:

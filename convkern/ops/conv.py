@@ -12,8 +12,9 @@ from ..graph import record
 from ..kernels.spec import ConvSpec, Pair, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute
+from ..tensor import Tensor
 from . import arguments as arg
-from .activation import relu_grad
+from .activation import relu_bias_grad, relu_grad
 from .shape import expand
 
 
@@ -161,13 +162,16 @@ def conv2d(
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
-        if spec.activation:
+        gb = None
+        if spec.activation and needs[2] and not isinstance(gy, Tensor):
+            gy, gb = relu_bias_grad(gy, arg.array_of(y, "y"))
+        elif spec.activation:
             gy = relu_grad(gy, y)
         options = _options(spec, precision)
         return [
             conv2d_input_grad(gy, w, x_shape, **options) if needs[0] else None,
             conv2d_weight_grad(x, gy, spec.kernel, **options) if needs[1] else None,
-            bias_grad(gy) if needs[2] else None,
+            bias_grad(gy) if needs[2] and gb is None else gb,
         ]
 
     saved = (arg.kept(x, w), arg.kept(w, x))

@@ -1,12 +1,22 @@
-"""Matrix products, through NumPy's BLAS."""
+"""Matrix products: through NumPy's BLAS, and those of small linear layers by our own kernels."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..blas import product
+import numpy as np
+
+from ..blas import SMALL, product
+from ..device import kernel_array
 from ..graph import record
+from ..kernels.spec import LinearSpec
+from ..kernels.variant import Problem
+from ..memory import empty
+from ..plan import execute
+from ..tensor import Tensor
 from . import arguments as arg
+from .activation import relu_grad
 from .reduce import sum as sum_
 from .shape import reshape, sum_to, transpose
 
@@ -47,7 +57,7 @@ def matmul(a: Any, b: Any) -> Any:
     return record("matmul", y, (a, b), vjp, (arg.kept(a, b), arg.kept(b, a)))
 
 
-def linear(x: Any, w: Any, bias: Any = None) -> Any:
+def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None) -> Any:
     """x · wᵀ + bias.
 
     Parameters
@@ -56,6 +66,8 @@ def linear(x: Any, w: Any, bias: Any = None) -> Any:
         float32 or float64.
     w : array or Tensor, (out, in)
     bias : array or Tensor, (out,), optional
+    activation : None or "relu"
+        Applied to the result in the same pass.
 
     Returns
     -------
@@ -67,19 +79,59 @@ def linear(x: Any, w: Any, bias: Any = None) -> Any:
     if wa.ndim != 2 or xa.shape[-1] != wa.shape[1]:
         raise ValueError(f"linear: x of shape {xa.shape} needs w of shape (out, {xa.shape[-1]}), got {wa.shape}")
     outputs, inputs = wa.shape
-    y = product(xa, wa.T) if xa.ndim > 1 else xa @ wa.T
+    ba = None
     if bias is not None:
         *_, ba = arg.float_arrays("linear", x=x, w=w, bias=bias)
         if ba.shape != (outputs,):
             raise ValueError(f"linear: bias must have shape ({outputs},), got {ba.shape}")
-        y += ba
+    lead = xa.shape[:-1]
+    spec = LinearSpec(math.prod(lead), inputs, outputs, arg.activation_code(activation))
+    y = _product(xa, wa, ba, spec).reshape(*lead, outputs)
 
-    def vjp(needs: list[bool], gy: Any, x: Any, w: Any) -> list[Any]:
+    def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
+        if spec.activation:
+            gy = relu_grad(gy, y)
         rows = reshape(gy, (-1, outputs))  # (…, out) -> (rows, out)
+        if isinstance(gy, Tensor) or spec.multiply_adds > SMALL:
+            return [
+                matmul(gy, w) if needs[0] else None,
+                matmul(transpose(rows), reshape(x, (-1, inputs))) if needs[1] else None,
+                sum_(rows, 0) if needs[2] else None,
+            ]
         return [
-            matmul(gy, w) if needs[0] else None,
-            matmul(transpose(rows), reshape(x, (-1, inputs))) if needs[1] else None,
-            sum_(rows, 0) if needs[2] else None,
+            _gradient("input_grad", spec, rows, w).reshape(*lead, inputs) if needs[0] else None,
+            _gradient("weight_grad", spec, x, rows) if needs[1] else None,
+            rows.sum(axis=0) if needs[2] else None,
         ]
 
-    return record("linear", y, (x, w, bias), vjp, (arg.kept(x, w), arg.kept(w, x)))
+    saved = (arg.kept(x, w), arg.kept(w, x))
+    return record("linear", y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
+
+
+def _problem(direction: str, spec: LinearSpec, dtype: np.dtype) -> Problem:
+    return Problem("linear", direction, "cpu", dtype.name, "default", spec)
+
+
+def _product(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: LinearSpec) -> np.ndarray:
+    """(N, out); small ones by our own kernel: BLAS is slow on them, and its threads stay in the way."""
+    rows = x.reshape(spec.n, spec.inputs)
+    if spec.multiply_adds > SMALL:
+        y = product(rows, w.T)
+        if bias is not None:
+            y += bias
+        return np.maximum(y, 0, out=y) if spec.activation else y
+    dtype = x.dtype.newbyteorder("=")
+    y = empty((spec.n, spec.outputs), dtype)
+    added = np.empty(0, dtype) if bias is None else kernel_array(bias)
+    execute(_problem("forward", spec, dtype), kernel_array(rows), kernel_array(w), added, out=y)
+    return y
+
+
+def _gradient(direction: str, spec: LinearSpec, left: Any, right: Any) -> np.ndarray:
+    arrays = [kernel_array(arg.array_of(a, "saved value")) for a in (left, right)]
+    shape = (spec.n, spec.inputs) if direction == "input_grad" else (spec.outputs, spec.inputs)
+    if direction == "weight_grad":
+        arrays[0] = arrays[0].reshape(spec.n, spec.inputs)
+    out = empty(shape, arrays[0].dtype)
+    execute(_problem(direction, spec._replace(activation=0), out.dtype), *arrays, out=out)
+    return out

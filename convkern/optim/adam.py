@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, check_range
+from .optimizer import Optimizer, Row, check_range, state_array
 
 
 class Adam(Optimizer):
@@ -50,18 +50,15 @@ class Adam(Optimizer):
         for i, beta in enumerate(group["betas"]):
             check_range(f"Adam: betas[{i}]", beta, 0.0, 1.0, open_high=True)
 
-    def update(self, parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
-        scalar = parameter.dtype.type
-        if not state:
-            state.update(step=0, exp_avg=np.zeros_like(parameter), exp_avg_sq=np.zeros_like(parameter))
-        state["step"] += 1
+    def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
+        from ..kernels.update import cpu_chunks
+
+        cpu_chunks.adam(rows, numbers)
+
+    def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        step = state["step"] = state.get("step", 0) + 1
         beta1, beta2 = group["betas"]
-        if group["weight_decay"]:
-            gradient = gradient + scalar(group["weight_decay"]) * parameter
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean += scalar(1 - beta1) * (gradient - mean)
-        square *= scalar(beta2)
-        square += scalar(1 - beta2) * gradient * gradient
         # The running means start at zero; dividing by 1 - beta**step takes that out again.
-        root = np.sqrt(square) / scalar(math.sqrt(1 - beta2 ** state["step"])) + scalar(group["eps"])
-        parameter -= scalar(group["lr"] / (1 - beta1 ** state["step"])) * mean / root
+        numbers = (group["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step))
+        arrays = (state_array(state, "exp_avg", w), state_array(state, "exp_avg_sq", w))
+        return arrays, (*numbers, group["eps"], group["weight_decay"], 1 - beta1, beta2, 1 - beta2)

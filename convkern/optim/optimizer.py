@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..device import kernel_array
 from ..tensor import Tensor
+
+Row = tuple[np.ndarray | None, ...]
 
 
 def check_range(name: str, value: Any, low: float, high: float = np.inf, open_high: bool = False) -> float:
@@ -22,8 +25,18 @@ def check_range(name: str, value: Any, low: float, high: float = np.inf, open_hi
     return float(value)
 
 
+def state_array(state: dict[str, Any], key: str, like: np.ndarray) -> np.ndarray:
+    """An array of a parameter's state as kernels take it, zeros at first."""
+    found = state.get(key)
+    if found is None:
+        found = state[key] = np.zeros(like.shape, like.dtype)
+    elif found.dtype != like.dtype or kernel_array(found) is not found:
+        found = state[key] = np.array(found, like.dtype, order="C")
+    return found
+
+
 class Optimizer:
-    """Base of all optimizers: a subclass checks its options and updates one parameter.
+    """Base of all optimizers: a subclass checks its options and says what its kernel needs to know of each parameter.
 
     Parameters
     ----------
@@ -68,19 +81,35 @@ class Optimizer:
         """Raise if an option of a group is out of range."""
         raise NotImplementedError
 
-    def update(self, parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change one parameter in place."""
+    def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
+        """Update all rows (parameter, gradient, state arrays…) of one dtype in place."""
+        raise NotImplementedError
+
+    def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        """Bring the state of parameter w to the next step; give its arrays and the numbers that the kernel takes."""
         raise NotImplementedError
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        work: dict[np.dtype, tuple[list[Row], list[tuple[float, ...]]]] = {}
+        copied = []  # parameters in another order of memory than kernels take
         position = 0
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self.update(p.data, p.grad.data, self.state.setdefault(position, {}), group)
+                    w = kernel_array(p.data)
+                    if w is not p.data:
+                        copied.append((p.data, w))
+                    arrays, numbers = self.row(w, self.state.setdefault(position, {}), group)
+                    rows = work.setdefault(w.dtype, ([], []))
+                    rows[0].append((w, kernel_array(p.grad.data), *arrays))
+                    rows[1].append(numbers)
                     p.mark_changed()
                 position += 1
+        for dtype, (arrays_of_rows, numbers_of_rows) in work.items():
+            self.kernel(arrays_of_rows, np.array(numbers_of_rows, dtype))
+        for data, w in copied:
+            data[...] = w
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, check_range
+from .optimizer import Optimizer, Row, check_range, state_array
 
 
 class SGD(Optimizer):
@@ -35,15 +35,11 @@ class SGD(Optimizer):
         for option in ("lr", "momentum", "weight_decay"):
             check_range(f"SGD: {option}", group[option], 0.0)
 
-    def update(self, parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
-        scalar = parameter.dtype.type
-        if group["weight_decay"]:
-            gradient = gradient + scalar(group["weight_decay"]) * parameter
-        if group["momentum"]:
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = gradient.copy()
-            else:
-                state["momentum_buffer"] *= scalar(group["momentum"])
-                state["momentum_buffer"] += gradient
-            gradient = state["momentum_buffer"]
-        parameter -= scalar(group["lr"]) * gradient
+    def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
+        from ..kernels.update import cpu_chunks
+
+        cpu_chunks.sgd(rows, numbers)
+
+    def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        velocity = state_array(state, "momentum_buffer", w) if group["momentum"] else None
+        return (velocity,), (group["lr"], group["momentum"], group["weight_decay"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..spec import ChannelSpec
+
 
 def relu(x: np.ndarray) -> np.ndarray:
     """x where it is positive, else 0; NaN stays."""
@@ -13,3 +15,9 @@ def relu(x: np.ndarray) -> np.ndarray:
 def relu_grad(gy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """gy where the ReLU's result y is positive (or NaN), else 0, whatever gy is."""
     return np.array([0 if v <= 0 else g for g, v in zip(gy, y, strict=True)], gy.dtype)
+
+
+def relu_bias_grad(gy: np.ndarray, y: np.ndarray, spec: ChannelSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient of the ReLU's argument (N, C, L), and of a bias (C,) that was added to it."""
+    g = relu_grad(gy.reshape(-1), y.reshape(-1)).reshape(gy.shape)
+    return g, np.array([np.sum(g[:, c]) for c in range(spec.c)], gy.dtype)

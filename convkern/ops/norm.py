@@ -1,0 +1,255 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..device import kernel_array, like_format
+from ..graph import record
+from ..kernels.spec import NormSpec
+from ..kernels.variant import Problem
+from ..memory import empty
+from ..plan import execute
+from ..tensor import Tensor
+from . import arguments as arg
+from .activation import relu_grad
+from .arithmetic import pow as pow_
+from .reduce import mean as mean_
+from .reduce import sum as sum_
+from .shape import reshape
+
+
+class _Channels(NamedTuple):
+    """What every channel is normalised with."""
+
+    mean: np.ndarray  # (C,) float64
+    inverse: np.ndarray  # (C,) float64: 1 / sqrt(variance + eps)
+    affine: np.ndarray  # (3, C): y = (x - center) · scale + shift
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    residual: Any = None,
+    activation: str | None = None,
+    precision: str = "default",
+) -> Any:
+    """Give every channel mean 0 and variance 1, then scale and shift it.
+
+    y = (x - mean) / sqrt(var + eps) · weight + bias [+ residual], through the activation, in one pass
+
+    Parameters
+    ----------
+    x : array or Tensor, (N, C, …)
+        float32 or float64.
+    running_mean, running_var : float array, (C,), or None
+        The statistics of evaluation. In training the batch's own are used, and these are moved towards them in place:
+        running ← (1 - momentum) · running + momentum · batch, with the unbiased variance. None: they are not kept.
+    weight, bias : array or Tensor, (C,), optional
+        1 and 0 by default.
+    training : bool
+        Normalise with the mean and the biased variance of the batch, which depend on x, instead of the running ones.
+    momentum : float
+        Share of this batch in the running statistics, 0 to 1.
+    eps : float
+        Added to the variance, at least 0.
+    residual : array or Tensor of x's shape, optional
+        Added before the activation.
+    activation : None or "relu"
+    precision : "default" or "strict"
+        As in :func:`convkern.conv2d`.
+
+    Returns
+    -------
+    array or Tensor of x's shape, in x's memory format
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument that does not fit; in training also if a channel has a single value, whose variance is 0.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift", 2015.
+    """
+    given = {"x": x, "weight": weight, "bias": bias, "residual": residual}
+    xa = arg.float_arrays("batch_norm", **{name: value for name, value in given.items() if value is not None})[0]
+    if xa.ndim < 2:
+        raise ValueError(f"batch_norm: x must have axes (N, C, …), got shape {xa.shape}")
+    channels = xa.shape[1]
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and arg.array_of(value, name).shape != (channels,):
+            raise ValueError(f"batch_norm: {name} must have shape ({channels},), got {arg.array_of(value, name).shape}")
+    if residual is not None and arg.array_of(residual, "residual").shape != xa.shape:
+        raise ValueError(
+            f"batch_norm: residual must have x's shape {xa.shape}, got {arg.array_of(residual, 'residual').shape}"
+        )
+    eps = _number("eps", eps, math.inf)
+    spec = NormSpec(
+        xa.shape[0], channels, math.prod(xa.shape[2:]), arg.activation_code(activation), int(residual is not None)
+    )
+    arg.check_precision(precision)
+    running = _running(running_mean, running_var, channels, training)
+    if training:
+        mean, variance = _batch_statistics(xa, spec, precision, running, _number("momentum", momentum, 1.0))
+    else:
+        mean, variance = (value.astype(np.float64) for value in running)
+    inverse = 1 / np.sqrt(variance + eps)
+    used = _Channels(mean, inverse, _affine(mean, inverse, weight, bias, xa.dtype.newbyteorder("=")))
+    y = _forward(xa, residual, used.affine, spec, precision)
+
+    def vjp(needs: list[bool], gy: Any, x: Any, weight: Any, residual: Any, y: Any = None) -> list[Any]:
+        if isinstance(gy, Tensor):  # its own derivatives are wanted: written out in public operations
+            if spec.activation:
+                gy = relu_grad(gy, _forward(arg.array_of(x, "x"), residual, used.affine, spec, precision))
+            gx, gw, gb = _gradients(gy, x, weight, used, eps if training else None)
+            return [gx, gw, gb, gy if needs[3] else None]
+        return _array_gradients(needs, gy, x, weight, y, used, spec, training, precision)
+
+    saved = (x, weight, residual if spec.activation and spec.residual else None)
+    masked_by = (y,) if spec.activation and spec.residual else ()
+    return record("batch_norm", y, (x, weight, bias, residual), vjp, (*saved, *masked_by))
+
+
+def _number(name: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"batch_norm: {name} must be a number, got {value!r}")
+    if not 0 <= value <= most:
+        raise ValueError(
+            f"batch_norm: {name} must be at least 0{f' and at most {most:g}' * (most < math.inf)}, got {value}"
+        )
+    return float(value)
+
+
+def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndarray]:
+    """The arrays of the running statistics; none in training without them."""
+    if mean is None and var is None and training:
+        return []
+    arrays = []
+    for name, value in (("running_mean", mean), ("running_var", var)):
+        if value is None:
+            raise ValueError(f"batch_norm: {name} is missing; only training does without both running statistics")
+        array = arg.array_of(value, name)
+        if array.shape != (channels,):
+            raise ValueError(f"batch_norm: {name} must have shape ({channels},), got {array.shape}")
+        if array.dtype.kind != "f":
+            raise TypeError(f"batch_norm: {name} must be floating, got {array.dtype}")
+        if training and not array.flags.writeable:
+            raise ValueError(f"batch_norm: {name} is read-only, training changes it in place")
+        if training and isinstance(value, Tensor):
+            value.mark_changed()
+        arrays.append(array)
+    return arrays
+
+
+def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> Problem:
+    return Problem("norm", direction, "cpu", x.dtype.name, precision, spec)
+
+
+def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
+    """(N, C, …) -> (N, C, L), as a kernel takes it."""
+    return kernel_array(x).reshape(spec.n, spec.c, spec.pixels)
+
+
+def _batch_statistics(
+    x: np.ndarray, spec: NormSpec, precision: str, running: list[np.ndarray], momentum: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of the batch; the running statistics move towards them."""
+    count = spec.n * spec.pixels
+    if count < 2:
+        raise ValueError(f"batch_norm: training needs more than one value in a channel, got x of shape {x.shape}")
+    found = np.empty((2, spec.c), np.float64)
+    execute(_problem("statistics", x, precision, spec._replace(activation=0, residual=0)), _rows(x, spec), out=found)
+    mean, variance = found
+    for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
+        array[...] = (1 - momentum) * array + momentum * batch
+    return mean, variance
+
+
+def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype: np.dtype) -> np.ndarray:
+    """(3, C): center, scale and shift. What rounding takes from the mean is put into the shift."""
+    affine = np.empty((3, mean.size), dtype)
+    scale = inverse if weight is None else inverse * arg.array_of(weight, "weight")
+    affine[0] = mean
+    affine[1] = scale
+    shift = (affine[0] - mean) * scale
+    affine[2] = shift if bias is None else shift + arg.array_of(bias, "bias")
+    return affine
+
+
+def _forward(x: np.ndarray, residual: Any, affine: np.ndarray, spec: NormSpec, precision: str) -> np.ndarray:
+    y = empty(x.shape, affine.dtype)
+    added = affine[:0] if residual is None else _rows(arg.array_of(residual, "residual"), spec)
+    problem = _problem("forward", x, precision, spec)
+    execute(problem, _rows(x, spec), added, affine, out=y.reshape(spec.n, spec.c, spec.pixels))
+    return like_format(x, y)
+
+
+def _array_gradients(
+    needs: list[bool], gy: np.ndarray, x: np.ndarray, weight: Any, y: Any, used: _Channels, spec: NormSpec,
+    training: bool, precision: str,
+) -> list[Any]:  # fmt: skip
+    """The gradients of x, weight, bias and residual in two passes: sums over every channel, then gx.
+
+    With x̂ = (x - mean)·inverse and m values in a channel, gx = weight · inverse · (g - Σg/m - x̂·Σ(g·x̂)/m).
+    """
+    mean, inverse, affine = used
+    shape = (spec.n, spec.c, spec.pixels)
+    rows, grad = _rows(x, spec), _rows(gy, spec)
+    masked = bool(spec.activation and spec.residual)
+    g = empty(gy.shape, affine.dtype) if masked else affine[:0]
+    total = np.empty((2, spec.c), np.float64)
+    result = _rows(y, spec) if masked else affine[:0]
+    flat_g = g.reshape(shape) if masked else g
+    execute(_problem("sums", x, precision, spec), rows, grad, result, affine, out=(total, flat_g))
+    rounding = affine[0] - mean
+    sum_g, sum_gx = total[0], total[1] + rounding * total[0]
+    gx = None
+    if needs[0]:
+        slopes = np.zeros((5, spec.c), affine.dtype)
+        slopes[:3] = affine
+        if training:
+            count = spec.n * spec.pixels
+            scale = inverse if weight is None else inverse * weight
+            slope = -scale * inverse * inverse * sum_gx / count
+            slopes[3] = slope
+            slopes[4] = rounding * slope - scale * sum_g / count
+        gx = empty(x.shape, affine.dtype)
+        plain = spec._replace(residual=0, activation=0 if masked else spec.activation)
+        source = flat_g if masked else grad
+        execute(_problem("input_grad", x, precision, plain), rows, source, slopes, out=gx.reshape(shape))
+        gx = like_format(gy, gx)
+    return [
+        gx,
+        (sum_gx * inverse).astype(affine.dtype) if needs[1] else None,
+        sum_g.astype(affine.dtype) if needs[2] else None,
+        (like_format(gy, g) if masked else gy) if needs[3] else None,
+    ]
+
+
+def _gradients(gy: Any, x: Any, weight: Any, used: _Channels, eps: float | None) -> tuple[Any, Any, Any]:
+    """The same as public operations, which can be differentiated again; ``eps`` None: the statistics are constants."""
+    xa = arg.array_of(x, "x")
+    axes = (0, *range(2, xa.ndim))
+    column = (1, -1, *(1 for _ in axes[1:]))
+    if eps is None:
+        inverse = used.inverse.astype(xa.dtype).reshape(column)
+        centered = x - used.mean.astype(xa.dtype).reshape(column)
+    else:
+        centered = x - mean_(x, axes, True)
+        inverse = pow_(mean_(centered * centered, axes, True) + eps, -0.5)
+    normal = centered * inverse
+    gw, gb = sum_(gy * normal, axes), sum_(gy, axes)
+    g = gy if eps is None else gy - mean_(gy, axes, True) - normal * mean_(gy * normal, axes, True)
+    gx = g * inverse
+    return gx if weight is None else gx * reshape(weight, column), gw, gb

@@ -1,0 +1,62 @@
+"""The gradient of a ReLU after a bias, and the sum that is the bias's gradient, in one pass.
+
+A job is some whole images, so that memory is read and written in order; it keeps one sum for each channel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..simd import lanes_of, load_tile, store_tile, store_tile_part, zero_tile
+from ..spec import ChannelSpec
+from ..threads import parallel
+from ..tile_math import add, load_part, passed, tile_sum
+from ..variant import Problem
+
+BLOCK = 16384  # elements in a job
+WIDE = 4  # vectors in flight
+
+
+@parallel
+def _relu_bias_grad(job, worker, gy, y, spec, images, sums, g):
+    # gy, y, g (N, C, L), flat; sums (jobs, C)
+    lanes = lanes_of(g)
+    whole = spec.pixels // (WIDE * lanes) * WIDE * lanes
+    zero = zero_tile(g, 1, 1)
+    mine = sums[job]
+    for c in range(spec.c):
+        mine[c] = 0
+    for number in range(job * images * spec.c, min((job + 1) * images, spec.n) * spec.c):
+        plane = number * spec.pixels
+        wide_sum, thin_sum = zero_tile(g, 1, WIDE), zero
+        for i in range(plane, plane + whole, WIDE * lanes):
+            wide = passed(load_tile(gy, i, 0, 1, WIDE), load_tile(y, i, 0, 1, WIDE))
+            store_tile(g, i, 0, wide)
+            wide_sum = add(wide_sum, wide)
+        for i in range(plane + whole, plane + spec.pixels, lanes):
+            rest = plane + spec.pixels - i
+            thin = passed(load_part(gy, i, rest, zero), load_part(y, i, rest, zero))
+            store_tile_part(g, i, 0, thin, 1, rest)
+            thin_sum = add(thin_sum, thin)
+        mine[number % spec.c] += np.float64(tile_sum(wide_sum)) + np.float64(tile_sum(thin_sum))
+
+
+def _jobs(spec: ChannelSpec) -> tuple[int, int]:
+    """Jobs, and images in each."""
+    images = max(1, BLOCK // max(spec.c * spec.pixels, 1))
+    return -(-spec.n // images), images
+
+
+def workspace_bytes(problem: Problem) -> int:
+    """A float64 for every channel in every job."""
+    return _jobs(problem.spec)[0] * problem.spec.c * 8
+
+
+def relu_bias_grad(
+    gy: np.ndarray, y: np.ndarray, spec: ChannelSpec, workspace: np.ndarray, out: np.ndarray, sums: np.ndarray
+) -> None:
+    """out = gy where the ReLU's result y is positive or NaN, else 0; sums[c] = the sum of out over images and pixels."""
+    jobs, images = _jobs(spec)
+    partial = workspace[: jobs * spec.c * 8].view(np.float64).reshape(jobs, spec.c)
+    _relu_bias_grad(jobs, gy.reshape(-1), y.reshape(-1), spec, images, partial, out.reshape(-1))
+    sums[...] = partial.sum(axis=0)

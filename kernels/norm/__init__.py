@@ -1,0 +1,28 @@
+"""Batch normalisation: the table of its rows, tried in this order.
+
+Forward in training is two passes over memory, "statistics" and "forward"; backward is two, "sums" and "input_grad".
+The arithmetic between them is one of a few numbers for each channel, and is done by the caller.
+"""
+
+from __future__ import annotations
+
+from ..variant import Variant, cpu_only, no_workspace
+from . import cpu_planes
+
+VARIANTS = (
+    Variant(
+        "planes", "statistics", "cpu", cpu_only, cpu_planes.statistics, cpu_planes.workspace_bytes,
+        tunables={"PART": cpu_planes.PART},
+    ),
+    Variant(
+        "planes", "forward", "cpu", cpu_only, cpu_planes.forward, no_workspace, tunables={"BLOCK": cpu_planes.BLOCK}
+    ),
+    Variant(
+        "planes", "sums", "cpu", cpu_only, cpu_planes.sums, cpu_planes.workspace_bytes,
+        tunables={"PART": cpu_planes.PART},
+    ),
+    Variant(
+        "planes", "input_grad", "cpu", cpu_only, cpu_planes.input_grad, no_workspace,
+        tunables={"BLOCK": cpu_planes.BLOCK},
+    ),
+)  # fmt: skip
