@@ -245,6 +245,8 @@ class _Helpers:
         while True:
             self._serve(self.mailbox.address, worker)
             self.asleep[worker - 1] = True
+            # A poster that came while this thread waited for the GIL saw it awake: look once more, or its loop runs alone.
+            self._serve(self.mailbox.address, worker)
             alarm.acquire()
 
 

@@ -79,6 +79,23 @@ def test_every_job_runs_once_and_helpers_help(threads):
     np.testing.assert_array_equal(done, np.ones(64))
 
 
+def test_a_helper_looks_once_more_before_it_sleeps():
+    """A loop that opens while a helper is on its way to sleep must not run without it."""
+    helpers, seen = pool._Helpers(), []
+
+    def serve(mailbox, worker):
+        seen.append(helpers.asleep[worker - 1])
+        helpers.wake(2)  # the poster comes just after the helper gave up waiting
+
+    helpers._serve = serve
+    helpers.wake(2)
+    deadline = time.monotonic() + 5
+    while len(seen) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    helpers._serve = lambda mailbox, worker: time.sleep(60)  # ends with the process, as helpers do
+    assert seen[:2] == [False, True]
+
+
 def test_sixteen_python_threads_at_once():
     x, w = RNG.standard_normal((4, 3, 20, 20)), RNG.standard_normal((5, 3, 3, 3))
     want = ck.conv2d(x, w, padding=1)
