@@ -29,11 +29,19 @@ from .simd import (
     _splat,
 )  # fmt: skip
 
-
 AHEAD = 6  # vectors that a transposing load fetches ahead of its many short runs, which hardware does not foresee
 
 
-def _add_rows(context: Any, builder: Any, tile: Tile, value: Any, a: Any, starts: list[Any], b: Any, bo: Any) -> Any:
+def _add_rows(
+    context: Any,
+    builder: Any,
+    tile: Tile,
+    value: Any,
+    a: tuple[Any, Any],
+    starts: list[Any],
+    b: tuple[Any, Any],
+    bo: Any,
+) -> Any:
     """value[i, j] + a[starts[i]] * b[bo + j]; a and b are (type, array) pairs."""
     columns = [
         _load(builder, _address(context, builder, *b, _moved(builder, bo, j * tile.lanes)), tile)
@@ -169,9 +177,7 @@ def store_transposed(typingctx, y, offset, step, stride, group_stride, groups, t
         return context.get_dummy_value()
 
     number = types.int64
-    return types.void(
-        y, number, step if constant else number, number, number, groups, tile, number, number
-    ), codegen
+    return types.void(y, number, step if constant else number, number, number, groups, tile, number, number), codegen
 
 
 def _store_every_second(builder: Any, value: Any, address: Any, mask: Any, kind: Tile) -> None:

@@ -86,7 +86,7 @@ class _Work(NamedTuple):
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
-    places: np.ndarray  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
+    places: np.ndarray  # (3, taps): for every tap its class's first tap, the class's taps, its number there
 
     @property
     def block(self) -> int:
@@ -159,9 +159,7 @@ def _work(
     tile, _ = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
     strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
-    in_place = all(
-        axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes
-    )
+    in_place = all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
     if in_place:
         strip = strip._replace(pitch=width, plane=height * width)
     image = (spec.groups if in_place else 1) * inner * strip.planes * strip.plane
@@ -315,9 +313,7 @@ def _run(
     )  # fmt: skip
     tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
     kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0)
-    kernel(
-        work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0]
-    )
+    kernel(work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0])
 
 
 def forward(

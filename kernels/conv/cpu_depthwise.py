@@ -86,10 +86,11 @@ def _layout(spec: ConvSpec) -> _Layout:
     parts = max(1, min(spec.n, JOBS // spec.k))
     padding = (spec.padding[0][0], spec.padding[1][0])
     planes = max(1, PIXELS // pixels)
-    ahead = [min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out)]
+    ahead, ahead_out = (min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out))
+    filters = min(planes, -(-spec.k // JOBS))
     return _Layout(
-        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, spec.stride[0], padding, planes, min(planes, -(-spec.k // JOBS)), *ahead, parts,
-        spec.activation,
+        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, spec.stride[0], padding, planes, filters, ahead, ahead_out,
+        parts, spec.activation,
     )  # fmt: skip
 
 
@@ -253,7 +254,7 @@ _FORWARD, _INPUT, _WEIGHT = (
 
 
 def _kernel(
-    kernels: dict[tuple[int, ...], ParallelKernel], spec: ConvSpec, width: int, itemsize: int
+    kernels: dict[tuple[int, int, int, int], ParallelKernel], spec: ConvSpec, width: int, itemsize: int
 ) -> ParallelKernel:
     """The kernel for results of this width."""
     step = spec.stride[1]
