@@ -276,7 +276,7 @@ CONVS = (
     _conv("depthwise-two-each", 1, 3, (6, 7), 6, (3, 5), 1, (1, 2), groups=3),
     _conv("everything", 2, 4, (9, 11), 6, (2, 3), (2, 3), ((2, 0), (1, 3)), (3, 2), groups=2),
     # enough channels for the fast algorithms
-    _conv("blocks-3x3", 3, 17, (9, 10), 18, 3, 1, 1),
+    _conv("blocks-3x3", 6, 17, (9, 10), 18, 3, 1, 1),
     _conv("blocks-3x3-valid", 1, 16, (6, 38), 33, 3),
     _conv("blocks-3x3-wide-image", 1, 16, (5, 70), 16, 3, 1, 1),
     _conv("blocks-3x3-padding-asymmetric", 2, 19, (5, 6), 16, 3, padding=((0, 2), (3, 1))),

@@ -12,6 +12,7 @@ from convkern.kernels import conv
 from convkern.kernels.conv import blocks, cpu_winograd, cpu_winograd_weight, reference, winograd_reference
 from convkern.kernels.patches import FILTER, INPUT, OUTPUT, SIZE, whole
 from convkern.kernels.spec import ConvSpec
+from convkern.kernels.variant import Problem
 from convkern.plan import rows
 
 from .bounds import floats
@@ -42,7 +43,9 @@ def few_channels(monkeypatch):
         cpu_winograd._work.cache_clear()
         cpu_winograd_weight._work.cache_clear()
 
-    monkeypatch.setattr(cpu_winograd, "MIN_CHANNELS", 1)
+    for module in (cpu_winograd, cpu_winograd_weight):
+        monkeypatch.setattr(module, "MIN_CHANNELS", 1)
+        monkeypatch.setattr(module, "MIN_BLOCKS", 1)
     monkeypatch.setattr(cpu_winograd, "BLOCKS", 20)
     monkeypatch.setattr(cpu_winograd, "BLOCKS_WIDE", 40)
     monkeypatch.setattr(cpu_winograd_weight, "TRANSFORMED_BYTES", 200_000)
@@ -116,7 +119,7 @@ def test_every_way_to_fill_a_vector(parts, monkeypatch):
     width = {1: lanes, 2: lanes // 2, 4: lanes // 4}[parts] * 4 - 1
     assert blocks.make_blocks(1, (9, width), 4, 4, 100).parts == parts
     for row in ROWS:
-        assert check_conv(row, spec_of(2, 16, (9, width), 17, 3, ((1, 1), (1, 1))), "float32")
+        assert check_conv(row, spec_of(20, 16, (9, width), 17, 3, ((1, 1), (1, 1))), "float32")
 
 
 def test_errors_are_of_the_expected_size():
@@ -131,8 +134,19 @@ def test_errors_are_of_the_expected_size():
     assert direct < error < 1e-5
 
 
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+def test_rows_refuse_what_does_not_pay(row):
+    problem = Problem(
+        "conv", row.direction, "cpu", "float32", "default", spec_of(1, 64, (4, 4), 64, 3, ((1, 1), (1, 1)))
+    )
+    assert "blocks of 4x4 results, here are 1" in row.refuses(problem)
+    few = problem._replace(spec=spec_of(99, 64, (4, 4), 5, 3, ((1, 1), (1, 1))))
+    assert "channels on both sides" in row.refuses(few)
+    assert "without stride" in row.refuses(problem._replace(spec=few.spec._replace(stride=(2, 1))))
+
+
 def test_strict_takes_another_row():
-    x, w = np.zeros((1, 16, 8, 8), "float32"), np.zeros((16, 16, 3, 3), "float32")
+    x, w = np.zeros((4, 16, 8, 8), "float32"), np.zeros((16, 16, 3, 3), "float32")
     for precision, name in (("default", "winograd"), ("strict", "tiled")):
         (step,) = ck.explain(ck.conv2d, x, w, padding=1, precision=precision)
         assert step.row.name == name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_direct, cpu_pointwise, cpu_tiled, cpu_tiled_weight, cpu_winograd, cpu_winograd_weight
 
@@ -15,18 +13,38 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * size
 
 
-def _winograd(direction: str, run: Callable[..., None], workspace: Callable[[Problem], int]) -> Variant:
-    return Variant("winograd", direction, "cpu", cpu_winograd.refuses, run, workspace, accuracy="winograd")
-
-
 VARIANTS = (
     Variant("pointwise", "forward", "cpu", cpu_pointwise.refuses, cpu_pointwise.forward, cpu_pointwise.workspace_bytes),
     Variant(
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
     ),
-    _winograd("forward", cpu_winograd.forward, cpu_winograd.workspace_bytes),
-    _winograd("input_grad", cpu_winograd.input_grad, cpu_winograd.workspace_bytes),
-    _winograd("weight_grad", cpu_winograd_weight.weight_grad, cpu_winograd_weight.workspace_bytes),
+    Variant(
+        "winograd",
+        "forward",
+        "cpu",
+        cpu_winograd.refuses,
+        cpu_winograd.forward,
+        cpu_winograd.workspace_bytes,
+        "winograd",
+    ),
+    Variant(
+        "winograd",
+        "input_grad",
+        "cpu",
+        cpu_winograd.refuses,
+        cpu_winograd.input_grad,
+        cpu_winograd.workspace_bytes,
+        "winograd",
+    ),
+    Variant(
+        "winograd",
+        "weight_grad",
+        "cpu",
+        cpu_winograd_weight.refuses,
+        cpu_winograd_weight.weight_grad,
+        cpu_winograd_weight.workspace_bytes,
+        "winograd",
+    ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),

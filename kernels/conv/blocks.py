@@ -49,7 +49,7 @@ class Blocks(NamedTuple):
         return Lines(channels, *plane, *pad, size, step, self.down, pitch)
 
     def places(self, *sides: tuple[int, int, int]) -> np.ndarray:
-        """The number of each part's first block; then, for (rows of a line, elements of a row, step) each, its first pixel."""
+        """The number of each part's first block; then, for (rows of a line, elements of a row, step), its first pixel."""
         index = np.minimum(np.arange(self.segments), self.rows * self.in_row - 1)  # a last vector repeats the last part
         row, column = index // self.in_row, index % self.in_row * self.share
         table = [row * self.across + column]

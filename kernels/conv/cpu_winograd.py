@@ -52,7 +52,8 @@ OUTER_WIDE = 2 * ROWS
 BLOCKS = 112  # in a job, about
 BLOCKS_WIDE = 256
 FILTER_BYTES = 16 * 1024 * 1024  # more transformed kernels than this are made in pieces
-MIN_CHANNELS = 16  # fewer do not pay for the transforms
+MIN_CHANNELS = 12  # fewer do not pay for the transforms of patches and blocks
+MIN_BLOCKS = 16  # fewer do not pay for the transform of the kernels
 
 
 class _Layout(NamedTuple):
@@ -307,11 +308,19 @@ def workspace_bytes(problem: Problem) -> int:
     return -(-(work.shared + num_threads() * work.scratch) * itemsize // 8) * 8
 
 
-def refuses(problem: Problem) -> str:
-    """Takes 3x3 and 5x5 kernels without stride, dilation and groups, with enough channels."""
+def refusal(problem: Problem, min_channels: int, min_blocks: int) -> str:
+    """Takes 3x3 and 5x5 kernels without stride, dilation and groups, where there is enough to multiply."""
     spec = problem.spec
     if spec.kernel not in ((3, 3), (5, 5)) or (spec.stride, spec.dilation, spec.groups) != ((1, 1), (1, 1), 1):
         return "takes 3x3 and 5x5 kernels without stride, dilation and groups"
-    if min(spec.c, spec.k) < MIN_CHANNELS:
-        return f"takes at least {MIN_CHANNELS} channels on both sides"
+    if min(spec.c, spec.k) < min_channels:
+        return f"pays from {min_channels} channels on both sides"
+    step = SIZE + 1 - spec.kernel[0]
+    blocks = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step)
+    if 0 < blocks < min_blocks:
+        return f"pays from {min_blocks} blocks of {step}x{step} results, here are {blocks}"
     return cpu_only(problem)
+
+
+def refuses(problem: Problem) -> str:
+    return refusal(problem, MIN_CHANNELS, MIN_BLOCKS)
