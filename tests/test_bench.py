@@ -74,7 +74,8 @@ def test_layers_have_the_sizes_of_their_networks():
 
 def test_small_cases_stay_awkward_and_small():
     specs = [case.spec() for case in cases.CONVS]
-    assert max(spec.multiply_adds for spec in specs) < 40_000
+    assert max(case.macs for case in cases.CONVS if not case.name.startswith("blocks-")) < 40_000
+    assert max(spec.multiply_adds for spec in specs) < 4_000_000
     assert {7, 8, 9, 15, 16, 17, 31, 33} <= {spec.size[1] for spec in specs}
     assert set(range(1, 8)) <= {spec.k for spec in specs}
     assert {(2, 2), (3, 3), (3, 1), (1, 3)} <= {spec.stride for spec in specs}
