@@ -235,9 +235,9 @@ def test_a_measured_result_goes_through_json(tmp_path):
 def test_strict_admits_exact_rows_only(monkeypatch):
     """Under precision="strict" neither the planner nor the single rows may trade accuracy."""
     rows = plan.rows
-    rough = {"tiled": "a bound of its own"}
+    rough = {"tiled": "a bound of its own", "direct": "exact"}
     monkeypatch.setattr(
-        plan, "rows", lambda *which: [r._replace(accuracy=rough.get(r.name, r.accuracy)) for r in rows(*which)]
+        plan, "rows", lambda *which: [r._replace(accuracy=rough[r.name]) for r in rows(*which) if r.name in rough]
     )
     plan.plan.cache_clear()
     found = {}
