@@ -58,8 +58,10 @@ def bench_command(
     show: Annotated[
         Path | None, typer.Option(help="Measure nothing: print (and plot) this earlier result.", metavar="FILE")
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table instead.")] = False,
 ) -> None:
     """Measure convkern's kernels beside PyTorch, NumPy, plain Numba and plain Python."""
+    from . import markdown as pages
     from . import plot as plots
     from . import report, table
 
@@ -71,12 +73,15 @@ def bench_command(
         result = _measure(chosen, rivals, directions=_words(directions), with_rows=rows, **limits)
         out = out or Path("runs") / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json"
         report.save(result, out)
-    table.show(result)
+    if markdown:
+        typer.echo(pages.render(result), nl=False)
+    else:
+        table.show(result)
     if plot is not None:
         plots.bars(result, plot)
-        typer.echo(f"plot {plot}")
+        typer.echo(f"plot {plot}", err=markdown)
     if show is None:
-        typer.echo(f"result {out}")
+        typer.echo(f"result {out}", err=markdown)
         if not result["complete"]:
             raise typer.Exit(_INTERRUPTED)
 

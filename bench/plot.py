@@ -21,11 +21,12 @@ _COLOURS = {
     "python": "#444444",
 }
 _DEFAULT = (report.OURS, report.BETTER, "numpy", "numba-parallel")
+_ROOFLINE = "#222222"
 _DPI = 130
 
 
 def bars(result: dict[str, Any], path: Path, rivals: tuple[str, ...] = _DEFAULT) -> None:
-    """Draw GFLOP/s per layer, a panel per direction, and write a PNG.
+    """Draw GFLOP/s per layer with the roofline above the bars, a panel per direction, and write a PNG.
 
     Parameters
     ----------
@@ -74,6 +75,10 @@ def _panel(axes: Any, records: list[dict[str, Any]], rivals: tuple[str, ...]) ->
         there = [(place, speed) for place, speed in speeds if speed is not None]
         places = [place - 0.4 + (i + 0.5) * width for place, _ in there]
         axes.bar(places, [speed for _, speed in there], width, label=name, color=_COLOURS.get(name))
+    for place, record in enumerate(records):  # a row that multiplies less may stand above it
+        limit = record["roofline"]["gflops"]
+        label = "roofline" if place == 0 else None
+        axes.plot([place - 0.45, place + 0.45], [limit, limit], color=_ROOFLINE, linewidth=1.5, label=label)
     axes.set_xticks(range(len(records)), [record["case"] for record in records], rotation=40, ha="right", fontsize=8)
     axes.set_ylabel("GFLOP/s")
     axes.set_ylim(bottom=0)

@@ -142,8 +142,8 @@ def machine(result: dict[str, Any]) -> str:
 def _caption(result: dict[str, Any], names: list[str]) -> str:
     lines = [
         "ms and GFLOP/s are convkern's, medians; a rival's column is its time over convkern's: above 1 convkern is faster.",
-        "of peak: of the multiply-adds that this machine was measured to make; of roofline: of what it can do with the bytes",
-        "that the case has to move at least. GFLOP/s count the definition's arithmetic.",
+        "GFLOP/s count the definition's arithmetic. of peak: of the multiply-adds that were measured to be possible;",
+        "of roofline: of what is possible with the bytes that the case has to move at least.",
         "Means and worst cases are over the cases that a rival ran; - where it runs none.",
     ]
     if any(report.is_inexact(record, record["row"]) for record in result["records"]):

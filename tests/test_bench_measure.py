@@ -235,9 +235,9 @@ def test_a_measured_result_goes_through_json(tmp_path):
 def test_strict_admits_exact_rows_only(monkeypatch):
     """Under precision="strict" neither the planner nor the single rows may trade accuracy."""
     rows = plan.rows
-    rough = {"tiled": "a bound of its own"}
+    rough = {"tiled": "a bound of its own", "direct": "exact"}
     monkeypatch.setattr(
-        plan, "rows", lambda *which: [r._replace(accuracy=rough.get(r.name, r.accuracy)) for r in rows(*which)]
+        plan, "rows", lambda *which: [r._replace(accuracy=rough[r.name]) for r in rows(*which) if r.name in rough]
     )
     plan.plan.cache_clear()
     found = {}
@@ -372,6 +372,51 @@ def test_the_plot_is_a_picture(tmp_path):
         plot.bars(result(), path)
 
 
+def test_the_roofline_stands_above_every_bar():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from convkern.bench import plot
+
+    axes = Figure().add_subplot()
+    plot._panel(axes, list(TWO), ("convkern",))
+    lines = [line for line in axes.lines if line.get_label() != "_nolegend_"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[8.0, 8.0], [8.0, 8.0]]
+    assert [sum(line.get_xdata()) / 2 for line in lines] == pytest.approx([0, 1])
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([2.0, 4.0])
+    assert list(axes.get_legend_handles_labels()[1]).count("roofline") == 1
+
+
+def test_the_markdown_table():
+    from convkern.bench import markdown
+
+    two = [dict(one, direction=direction) for direction in ("forward", "input_grad") for one in TWO]
+    two[1]["inexact"] = ["direct"]
+    lines = markdown.render(result(*two[:3])).splitlines()
+    assert (
+        "Abacus 3000, 2 threads, float32, PyTorch None: peak 10 GFLOP/s (5 on one thread); memory 50 GB/s" in lines[0]
+    )
+    assert lines[2:] == [
+        "| layer | forward | of roofline | torch | torch NCHW | input grad | of roofline | torch | torch NCHW |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| lenet-1 | 2.000 | 25% | 0.50 | 2.00 | 2.000 | 25% | 0.50 | 2.00 |",
+        "| lenet-2 | 1.000 | 50%\\* | 8.00 | 8.00 | - | - | - | - |",
+        "| **geometric mean** | | | 2.00 | 4.00 | | | 0.50 | 2.00 |",
+        "| **worst** | | | 0.50 | 2.00 | | | 0.50 | 2.00 |",
+    ]
+    loops = {**TWO[0], "table": "loops"}
+    assert "| **loops: worst** | | | 0.50 | 2.00 |" in markdown.render(result(*TWO, loops)).splitlines()
+    with pytest.raises(ValueError, match="the result has no record beside PyTorch's"):
+        markdown.render(result(record("x", convkern=1.0)))
+
+
+def test_tables_are_found_in_a_text():
+    from convkern.bench import markdown
+
+    text = "a\n<!-- table of bench/results/one.json -->\n| x |\n<!-- end of table -->\n<!-- table of two.json -->\n"
+    assert markdown.embedded(text + "<!-- end of table -->") == {"bench/results/one.json": "| x |\n", "two.json": ""}
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Runs the command as the command line does; files go to a temporary folder."""
@@ -399,6 +444,15 @@ def test_the_command_measures_shows_and_draws(command, tmp_path):
     assert again.exit_code == 0
     assert "one-pixel" in again.output
     assert "result" not in again.output
+
+
+def test_the_command_prints_markdown(command, tmp_path):
+    from convkern.bench import markdown
+
+    report.save(result(*TWO), tmp_path / "two.json")
+    ran = command("--show", "two.json", "--markdown")
+    assert ran.exit_code == 0
+    assert ran.output == markdown.render(result(*TWO))
 
 
 def test_the_command_writes_to_runs_by_default(command, tmp_path):

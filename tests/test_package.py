@@ -93,7 +93,8 @@ def test_typed_marker_and_version():
 def test_public_names():
     promised = {
         "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "pointwise", "max_pool2d", "avg_pool2d", "Tensor", "tensor",
-        "no_grad", "Function", "gradcheck", "explain", "set_num_threads", "nn", "optim", "models", "data", "train",
+        "no_grad", "Function", "gradcheck", "explain", "set_num_threads",
+        "set_flush_denormals", "nn", "optim", "models", "data", "train",
     }  # fmt: skip
     assert promised <= set(ck.__all__)
     assert list(ck.__all__) == sorted(ck.__all__)

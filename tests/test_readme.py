@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_links_lead_to_files(name):
     assert targets or name != "README.md"
     for target in targets:
         assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_tables_are_what_their_result_files_say():
+    """`convkern bench --show FILE --markdown` prints what stands between the marks."""
+    from convkern.bench import markdown, report
+
+    for name, block in markdown.embedded(README).items():
+        assert block == markdown.render(report.load(ROOT / name)), f"the table of {name} is not that of the file"
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        if json.loads(path.read_text(encoding="utf-8")).get("kind") == report.KIND:
+            name = path.relative_to(ROOT).as_posix()
+            assert name in markdown.embedded(README), f"{name} is committed, and the README does not show it"
 
 
 def test_the_commands_exist():
