@@ -21,9 +21,13 @@ VARIANTS = (
     Variant("depthwise", "forward", "cpu", cpu_depthwise.refuses, cpu_depthwise.forward, no_workspace),
     Variant("depthwise", "input_grad", "cpu", cpu_depthwise.refuses, cpu_depthwise.input_grad, no_workspace),
     Variant(
-        "depthwise", "weight_grad", "cpu", cpu_depthwise.refuses, cpu_depthwise.weight_grad,
-        cpu_depthwise.workspace_bytes, tunables={"JOBS": 16},
-    ),  # fmt: skip
+        "depthwise",
+        "weight_grad",
+        "cpu",
+        cpu_depthwise.refuses,
+        cpu_depthwise.weight_grad,
+        cpu_depthwise.workspace_bytes,
+    ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),
     Variant("tiled", "input_grad", "cpu", cpu_only, cpu_tiled.input_grad, cpu_tiled.workspace_bytes),
     Variant("tiled", "weight_grad", "cpu", cpu_only, cpu_tiled_weight.weight_grad, cpu_tiled_weight.workspace_bytes),
