@@ -123,13 +123,13 @@ def _masked_name(what: str, kind: Tile) -> str:
     return f"llvm.masked.{what}.v{kind.lanes}{letter}.p0"
 
 
-def _masked_load(builder: Any, address: Any, mask: Any, kind: Tile) -> Any:
+def _masked_load(builder: Any, address: Any, mask: Any, kind: Tile, other: Any = None) -> Any:
     pointer = builder.bitcast(address, kind.vector.as_pointer())
     signature = ir.FunctionType(kind.vector, [pointer.type, _I32, mask.type, kind.vector])
     name = _masked_name("load", kind) + f"v{kind.lanes}{'f32' if kind.dtype.bitwidth == 32 else 'f64'}"
     function = cgutils.get_or_insert_function(builder.module, signature, name)
     align = ir.Constant(_I32, kind.dtype.bitwidth // 8)
-    return builder.call(function, [pointer, align, mask, ir.Constant(kind.vector, None)])
+    return builder.call(function, [pointer, align, mask, ir.Constant(kind.vector, other)])
 
 
 def _masked_store(builder: Any, value: Any, address: Any, mask: Any, kind: Tile) -> None:

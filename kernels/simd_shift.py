@@ -25,15 +25,26 @@ def _window_mask(builder: Any, first: int, low: Any, high: Any, kind: Tile, step
     return builder.and_(builder.icmp_signed(">=", numbers, low), builder.icmp_signed("<", numbers, high))
 
 
-def _shift(context: Any, builder: Any, array: Any, value: Any, offset: Any, shift: int, low: Any, high: Any) -> Any:
-    """The vector array[offset + shift + i]."""
+def _shift(
+    context: Any, builder: Any, array: Any, value: Any, offset: Any, shift: int, low: Any, high: Any, other: Any = None
+) -> Any:
+    """The vector array[offset + shift + i], ``other`` outside the window."""
     kind = Tile(array.dtype, 1, 1)
     mask = _window_mask(builder, shift, low, high, kind)
-    return _masked_load(builder, _address(context, builder, array, value, _moved(builder, offset, shift)), mask, kind)
+    address = _address(context, builder, array, value, _moved(builder, offset, shift))
+    return _masked_load(builder, address, mask, kind, other)
 
 
 def _shifts(
-    context: Any, builder: Any, array: Any, value: Any, window: Any, count: int, columns: int, step: int
+    context: Any,
+    builder: Any,
+    array: Any,
+    value: Any,
+    window: Any,
+    count: int,
+    columns: int,
+    step: int,
+    other: Any = None,
 ) -> list[list[Any]]:
     """For each of ``columns`` the vectors array[offset + j + (column * lanes + i) * step] for j < count; ``window`` is
     (offset, low, high)."""
@@ -45,7 +56,7 @@ def _shifts(
 
     # Each element is loaded once: shifted loads cross cache lines, and took a fifth longer (Zen 5, 3x3).
     needed = (columns * lanes - 1) * step + count
-    loaded = [_shift(context, builder, array, value, window[0], i, *window[1:]) for i in range(0, needed, lanes)]
+    loaded = [_shift(context, builder, array, value, window[0], i, *window[1:], other) for i in range(0, needed, lanes)]
     if step == 1:
         phases = [loaded]
     else:

@@ -32,7 +32,7 @@ class _WinnersModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.LiteralStructType([kind.tile.vector, kind.positions]))
 
 
-def _columns(builder: Any, kind: Winners, step: int, shift: int = 0) -> Any:
+def _columns(kind: Winners, step: int, shift: int = 0) -> Any:
     """shift + lane * step"""
     return ir.Constant(kind.positions, [shift + i * step for i in range(kind.tile.lanes)])
 
@@ -48,7 +48,7 @@ def no_winners(typingctx, like, row, column, step):
     kind, stride = Winners(like.dtype), _step(step)
 
     def codegen(context, builder, signature, args):
-        columns = builder.add(_spread(builder, args[2], kind), _columns(builder, kind, stride))
+        columns = builder.add(_spread(builder, args[2], kind), _columns(kind, stride))
         zero = ir.Constant(kind.positions, None)
         columns = builder.select(builder.icmp_signed(">", columns, zero), columns, zero)
         lowest = ir.Constant(kind.tile.vector, [float("-inf")] * kind.tile.lanes)
@@ -59,27 +59,71 @@ def no_winners(typingctx, like, row, column, step):
 
 
 @intrinsic(prefer_literal=True)
-def meet_row(typingctx, winners, x, offset, low, high, position, columns, step):
-    """Let the winners meet the ``columns`` pixels of each window in one more row: x[offset + lane * step + j], which has
-    the number position + lane * step + j; those outside the window from ``low`` to ``high`` - 1 do not count.
+def meet_pixels(typingctx, winners, x, offset, low, high, position, step):
+    """Let the winners meet one more pixel of each window: x[offset + lane * step], which has the number
+    position + lane * step; those of a row outside its elements from ``low`` to ``high`` - 1 do not count.
 
     A pixel wins if it is larger than all before it, or NaN."""
-    count, stride = _literal(columns), _step(step)
+    stride = _step(step)
 
     def codegen(context, builder, signature, args):
-        kind = winners.tile
         best, where = (builder.extract_value(args[0], i) for i in range(2))
-        start, low, high = args[2:5]
-        position = _spread(builder, args[5], winners)
-        for j, vector in enumerate(_shifts(context, builder, x, args[1], (start, low, high), count, 1, stride)[0]):
-            larger, nan = builder.fcmp_ordered(">", vector, best), builder.fcmp_unordered("uno", vector, vector)
-            inside = _window_mask(builder, j, low, high, kind, stride)
-            wins = builder.and_(builder.or_(larger, nan), inside)
-            best = builder.select(wins, vector, best)
-            where = builder.select(wins, builder.add(position, _columns(builder, winners, stride, j)), where)
-        return builder.insert_value(builder.insert_value(args[0], best, 0), where, 1)
+        ((vector,),) = _shifts(context, builder, x, args[1], args[2:5], 1, 1, stride)
+        inside = _window_mask(builder, 0, *args[3:5], winners.tile, stride)
+        larger, nan = builder.fcmp_ordered(">", vector, best), builder.fcmp_unordered("uno", vector, vector)
+        wins = builder.and_(builder.or_(larger, nan), inside)
+        positions = builder.add(_spread(builder, args[5], winners), _columns(winners, stride))
+        value = builder.insert_value(args[0], builder.select(wins, vector, best), 0)
+        return builder.insert_value(value, builder.select(wins, positions, where), 1)
 
-    return winners(winners, x, types.int64, types.int64, types.int64, types.int64, columns, step), codegen
+    return winners(winners, x, types.int64, types.int64, types.int64, types.int64, step), codegen
+
+
+@intrinsic(prefer_literal=True)
+def best_of_windows(typingctx, x, offset, pitch, low, high, position, rows, columns, step):
+    """The winners of windows whose ``rows`` lie in the image, rows ``pitch`` elements apart, each row inside its elements
+    from ``low`` to ``high`` - 1 only; right where :func:`unusual` says no.
+
+    First the largest value; where it was is the first pixel that equals it, with no chain from pixel to pixel."""
+    kind, shape, stride = Winners(x.dtype), (_literal(rows), _literal(columns)), _step(step)
+    lowest, unknown = [float("-inf")] * kind.tile.lanes, [float("nan")] * kind.tile.lanes
+
+    def codegen(context, builder, signature, args):
+        xv, start, pitch, low, high, position = args[:6]
+        pixels = []
+        for _ in range(shape[0]):
+            (row,) = _shifts(context, builder, x, xv, (start, low, high), shape[1], 1, stride, lowest)
+            numbers = _spread(builder, position, kind)
+            pixels += [(v, builder.add(numbers, _columns(kind, stride, j))) for j, v in enumerate(row)]
+            start, position = builder.add(start, pitch), builder.add(position, pitch)
+        best, where = pixels[0]
+        nan = builder.fcmp_unordered("uno", best, pixels[-1][0])
+        for vector, _ in pixels[1:]:
+            best = builder.select(builder.fcmp_ordered(">", vector, best), vector, best)
+        for (one, _), (other, _) in zip(pixels[1:-1:2], pixels[2::2], strict=False):
+            nan = builder.or_(nan, builder.fcmp_unordered("uno", one, other))
+        for vector, numbers in reversed(pixels):
+            where = builder.select(builder.fcmp_ordered("==", vector, best), numbers, where)
+        best = builder.select(nan, ir.Constant(kind.tile.vector, unknown), best)
+        value = builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), best, 0)
+        return builder.insert_value(value, where, 1)
+
+    return kind(x, types.int64, types.int64, types.int64, types.int64, types.int64, rows, columns, step), codegen
+
+
+@intrinsic
+def unusual(typingctx, winners, count):
+    """Whether one of the first ``count`` values is NaN or minus infinity."""
+
+    def codegen(context, builder, signature, args):
+        kind, best = winners.tile, builder.extract_value(args[0], 0)
+        lowest = ir.Constant(kind.vector, [float("-inf")] * kind.lanes)
+        odd = builder.fcmp_unordered("==", best, lowest)  # equal, or not comparable
+        odd = builder.and_(odd, _window_mask(builder, 0, ir.Constant(_I64, 0), args[1], kind))
+        bits = ir.IntType(kind.lanes)
+        return builder.icmp_unsigned("!=", builder.bitcast(odd, bits), ir.Constant(bits, 0))
+
+    return types.boolean(winners, types.int64), codegen
 
 
 @intrinsic
