@@ -302,6 +302,20 @@ def add_scalar(typingctx, tile, scalar):
 
 
 @intrinsic
+def add_tiles(typingctx, tile, other):
+    """The sum of two tiles of one shape."""
+
+    def codegen(context, builder, signature, args):
+        value = args[0]
+        for n in range(tile.rows * tile.columns):
+            total = builder.fadd(*(builder.extract_value(arg, n) for arg in args))
+            value = builder.insert_value(value, total, n)
+        return value
+
+    return tile(tile, tile), codegen
+
+
+@intrinsic
 def relu_tile(typingctx, tile):
     """max(tile, 0); NaN stays."""
 
