@@ -1,4 +1,4 @@
-"""Depthwise convolution (one input channel a group), row by row, for the usual kernel sizes; all three directions.
+"""Depthwise convolution (one input channel a group), row by row, for small kernels; all three directions.
 
 There is no sum over channels to block for, so nothing is packed or copied: a plane lies in the first-level cache and rows
 are read where they are, with masked lanes beyond the image. Every row that is read meets R results, kept in a tile of R
@@ -22,7 +22,8 @@ convolutions on mobile devices", 2020.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem, cpu_only
 
-SIZES = ((2, 2), (3, 3), (5, 5), (7, 7))
+LARGEST = 7  # kernel height and width: larger ones would need too many registers
 PIXELS = 16384  # that make a job: several planes where they are small
 AHEAD = 4096  # pixels that are prefetched ahead at most
 JOBS = 16  # of a weight gradient, at least; the batch is cut into parts where there are fewer filters
@@ -58,8 +59,10 @@ def refuses(problem: Problem) -> str:
     spec = problem.spec
     if spec.c != spec.groups:
         return "takes one input channel a group"
-    if spec.kernel not in SIZES:
-        return "takes square kernels of 2, 3, 5 and 7"
+    if max(spec.kernel) > LARGEST:
+        return f"takes kernels of at most {LARGEST}x{LARGEST}"
+    if spec.k > spec.c and spec.kernel[0] * spec.kernel[1] > 25:
+        return "takes kernels of more than 25 taps with one filter a channel only: each filter reads the image anew"
     if spec.dilation != (1, 1) or spec.stride not in ((1, 1), (2, 2)):
         return "takes dilation 1 and strides of 1 or 2"
     return cpu_only(problem)
@@ -157,8 +160,7 @@ def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> Paralle
 
 
 def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
-    vectors = max(step, vectors)  # a step of 2 makes a vector of even and one of odd pixels
-    read = vectors // step
+    read = vectors // step  # with a step of 2 there is a vector of even and one of odd pixels
 
     def body(job, worker, gy, w, layout, gx):
         # gy (N*K, P, Q), w (K, R, S), gx (N*C, H, W), all flat
@@ -267,22 +269,17 @@ def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> Parallel
     return parallel(body)
 
 
-# (step, vectors): two vectors of results need many registers.
-_SHAPES = ((1, 1), (2, 1), (1, 2), (2, 2)) if simd.REGISTERS == 32 else ((1, 1), (2, 1))
-_FORWARD, _WEIGHT = (
-    {(*size, *shape): make(*size, *shape) for size in SIZES for shape in _SHAPES}
-    for make in (_forward_kernel, _weight_kernel)
-)
-_INPUT = {(*size, *shape): _input_kernel(*size, *shape) for size in SIZES for shape in _SHAPES if shape != (2, 2)}
-
-
+@cache
 def _kernel(
-    kernels: dict[tuple[int, ...], ParallelKernel], spec: ConvSpec, width: int, itemsize: int
+    make: Callable[[int, int, int, int], ParallelKernel], size: Pair, step: int, vectors: int
 ) -> ParallelKernel:
-    """The kernel for results of this width."""
-    step = spec.stride[1]
-    wide = width > simd.VECTOR_BITS // (8 * itemsize)
-    return kernels.get((*spec.kernel, step, 2 if wide else 1)) or kernels[*spec.kernel, step, 1]
+    """The kernel for one size, made when it is first needed."""
+    return make(*size, step, vectors)
+
+
+def _vectors(width: int, itemsize: int) -> int:
+    """Vectors in a row of a tile: two need many registers."""
+    return 2 if simd.REGISTERS == 32 and width > simd.VECTOR_BITS // (8 * itemsize) else 1
 
 
 def forward(
@@ -290,7 +287,7 @@ def forward(
 ) -> None:
     """y[n, k] = bias[k] + sum over r, s of w[k, r, s] times its channel of x[n] shifted."""
     layout = _layout(spec)
-    kernel = _kernel(_FORWARD, spec, spec.out[1], out.itemsize)
+    kernel = _kernel(_forward_kernel, spec.kernel, spec.stride[1], _vectors(spec.out[1], out.itemsize))
     jobs = -(-spec.n * spec.k // layout.planes)
     kernel(jobs, x.reshape(-1), w.reshape(-1), bias, layout, out.reshape(-1))
 
@@ -298,7 +295,8 @@ def forward(
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gx[n, c] = sum over the filters k of c and r, s of w[k, r, s] times gy[n, k] shifted the other way."""
     layout = _layout(spec)
-    kernel = _kernel(_INPUT, spec, spec.size[1], out.itemsize)
+    step = spec.stride[1]
+    kernel = _kernel(_input_kernel, spec.kernel, step, 2 if step == 2 else _vectors(spec.size[1], out.itemsize))
     jobs = -(-spec.n * spec.c // layout.planes)
     kernel(jobs, gy.reshape(-1), w.reshape(-1), layout, out.reshape(-1))
 
@@ -306,7 +304,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gw[k, 0, r, s] = sum over n, p, q of gy[n, k] times its channel of x[n] shifted."""
     layout = _layout(spec)
-    kernel = _kernel(_WEIGHT, spec, spec.out[1], out.itemsize)
+    kernel = _kernel(_weight_kernel, spec.kernel, spec.stride[1], _vectors(spec.out[1], out.itemsize))
     room = workspace.view(out.dtype)
     partial, sums = _sums(layout, spec, out.itemsize)
     scratch = thread_rows(room[partial:], sums)
