@@ -123,13 +123,13 @@ def _masked_name(what: str, kind: Tile) -> str:
     return f"llvm.masked.{what}.v{kind.lanes}{letter}.p0"
 
 
-def _masked_load(builder: Any, address: Any, mask: Any, kind: Tile) -> Any:
+def _masked_load(builder: Any, address: Any, mask: Any, kind: Tile, other: Any = None) -> Any:
     pointer = builder.bitcast(address, kind.vector.as_pointer())
     signature = ir.FunctionType(kind.vector, [pointer.type, _I32, mask.type, kind.vector])
     name = _masked_name("load", kind) + f"v{kind.lanes}{'f32' if kind.dtype.bitwidth == 32 else 'f64'}"
     function = cgutils.get_or_insert_function(builder.module, signature, name)
     align = ir.Constant(_I32, kind.dtype.bitwidth // 8)
-    return builder.call(function, [pointer, align, mask, ir.Constant(kind.vector, None)])
+    return builder.call(function, [pointer, align, mask, ir.Constant(kind.vector, other)])
 
 
 def _masked_store(builder: Any, value: Any, address: Any, mask: Any, kind: Tile) -> None:
@@ -353,6 +353,20 @@ def add_scalar(typingctx, tile, scalar):
         return value
 
     return tile(tile, tile.dtype), codegen
+
+
+@intrinsic
+def add_tiles(typingctx, tile, other):
+    """The sum of two tiles of one shape."""
+
+    def codegen(context, builder, signature, args):
+        value = args[0]
+        for n in range(tile.rows * tile.columns):
+            total = builder.fadd(*(builder.extract_value(arg, n) for arg in args))
+            value = builder.insert_value(value, total, n)
+        return value
+
+    return tile(tile, tile), codegen
 
 
 @intrinsic

@@ -18,46 +18,56 @@ from .simd import Tile, _address, _fma, _literal, _masked_load, _masked_store, _
 _I32 = ir.IntType(32)
 
 
-def _window_mask(builder: Any, first: int, low: Any, high: Any, kind: Tile) -> Any:
-    """Lanes of a vector whose lane i holds element first + i of a row."""
-    numbers = ir.Constant(ir.VectorType(_I32, kind.lanes), [first + i for i in range(kind.lanes)])
+def _window_mask(builder: Any, first: int, low: Any, high: Any, kind: Tile, step: int = 1) -> Any:
+    """Lanes of a vector whose lane i holds element first + i * step of a row."""
+    numbers = ir.Constant(ir.VectorType(_I32, kind.lanes), [first + i * step for i in range(kind.lanes)])
     low, high = (_splat(builder, builder.trunc(bound, _I32), kind.lanes) for bound in (low, high))
     return builder.and_(builder.icmp_signed(">=", numbers, low), builder.icmp_signed("<", numbers, high))
 
 
-def _shift(context: Any, builder: Any, array: Any, value: Any, offset: Any, shift: int, low: Any, high: Any) -> Any:
-    """The vector array[offset + shift + i]."""
+def _shift(
+    context: Any, builder: Any, array: Any, value: Any, offset: Any, shift: int, low: Any, high: Any, other: Any = None
+) -> Any:
+    """The vector array[offset + shift + i], ``other`` outside the window."""
     kind = Tile(array.dtype, 1, 1)
     mask = _window_mask(builder, shift, low, high, kind)
-    return _masked_load(builder, _address(context, builder, array, value, _moved(builder, offset, shift)), mask, kind)
+    address = _address(context, builder, array, value, _moved(builder, offset, shift))
+    return _masked_load(builder, address, mask, kind, other)
 
 
 def _shifts(
-    context: Any, builder: Any, array: Any, value: Any, window: Any, count: int, columns: int, step: int
+    context: Any,
+    builder: Any,
+    array: Any,
+    value: Any,
+    window: Any,
+    count: int,
+    columns: int,
+    step: int,
+    other: Any = None,
 ) -> list[list[Any]]:
     """For each of ``columns`` the vectors array[offset + j + (column * lanes + i) * step] for j < count; ``window`` is
     (offset, low, high)."""
-    lanes = Tile(array.dtype, 1, 1).lanes
-
-    def load(shift: int) -> Any:
-        return _shift(context, builder, array, value, window[0], shift, *window[1:])
+    kind = Tile(array.dtype, 1, 1)
+    lanes, zero = kind.lanes, ir.Constant(kind.vector, None)
 
     def pick(first: Any, second: Any, numbers: list[int]) -> Any:
         return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, lanes), numbers))
 
-    if step == 2:
-        if columns != 1:
-            raise TypeError("every second element is read into one column")
-        halves = [(load(j), load(j + lanes)) for j in range(0, count, 2)]
-        return [[pick(*halves[j // 2], [2 * i + j % 2 for i in range(lanes)]) for j in range(count)]]
     # Each element is loaded once: shifted loads cross cache lines, and took a fifth longer (Zen 5, 3x3).
-    loaded = [load(i * lanes) for i in range(columns + -(-(count - 1) // lanes))]
+    needed = (columns * lanes - 1) * step + count
+    loaded = [_shift(context, builder, array, value, window[0], i, *window[1:], other) for i in range(0, needed, lanes)]
+    if step == 1:
+        phases = [loaded]
+    else:
+        pairs = list(zip(loaded[::2], [*loaded[1::2], zero], strict=False))
+        phases = [[pick(*pair, [2 * i + odd for i in range(lanes)]) for pair in pairs] for odd in range(2)]
 
-    def shifted(n: int) -> Any:
+    def shifted(phase: list[Any], n: int) -> Any:
         first, by = divmod(n, lanes)
-        return pick(loaded[first], loaded[first + 1], [by + i for i in range(lanes)]) if by else loaded[first]
+        return pick(phase[first], phase[first + 1], [by + i for i in range(lanes)]) if by else phase[first]
 
-    return [[shifted(column * lanes + j) for j in range(count)] for column in range(columns)]
+    return [[shifted(phases[j % step], column * lanes + j // step) for j in range(count)] for column in range(columns)]
 
 
 def _step(kind: Any) -> int:
@@ -134,7 +144,8 @@ def load_row(typingctx, x, offset, low, high, columns):
 
 @intrinsic(prefer_literal=True)
 def add_correlation(typingctx, tile, kernel, x, offset, low, high, step):
-    """tile[i] + the sum over j of kernel[i, j] * x[offset + j + lane * step], lanes counted along the tile's row."""
+    """tile[i] + the sum over j of kernel[i, j] * x[offset + j + lane * step], lanes counted along the tile's row, for the
+    first rows of the tile, as many as the kernel has."""
     stride = _step(step)
 
     def codegen(context, builder, signature, args):
@@ -142,7 +153,7 @@ def add_correlation(typingctx, tile, kernel, x, offset, low, high, step):
         shifts = _shifts(context, builder, x, xv, args[3:6], kernel.columns, tile.columns, stride)
         for column, vectors in enumerate(shifts):
             for j, vector in enumerate(vectors):
-                for i in range(tile.rows):
+                for i in range(kernel.rows):
                     n = i * tile.columns + column
                     weight = builder.extract_value(kv, i * kernel.columns + j)
                     total = _fma(builder, weight, vector, builder.extract_value(value, n))
@@ -175,7 +186,8 @@ def add_spread(typingctx, tile, kernel, gy, offset, low, high):
 
 @intrinsic(prefer_literal=True)
 def add_shift_products(typingctx, tile, gy, x, offset, low, high, step):
-    """tile[i, j] + gy[i] * x[offset + j + lane * step] for the rows gy[i] of a tile, whose columns are added up."""
+    """tile[i, j] + gy[i] * x[offset + j + lane * step] for the last rows gy[i] of a tile, as many as ``tile`` has; the
+    columns of gy are added up."""
     stride = _step(step)
 
     def codegen(context, builder, signature, args):
@@ -185,7 +197,7 @@ def add_shift_products(typingctx, tile, gy, x, offset, low, high, step):
             for j, vector in enumerate(vectors):
                 for i in range(tile.rows):
                     n = i * tile.columns + j
-                    row = builder.extract_value(gv, i * gy.columns + column)
+                    row = builder.extract_value(gv, (gy.rows - tile.rows + i) * gy.columns + column)
                     value = builder.insert_value(value, _fma(builder, row, vector, builder.extract_value(value, n)), n)
         return value
 
@@ -226,16 +238,19 @@ def store_window(typingctx, y, offset, low, high, tile):
     return types.void(y, types.int64, types.int64, types.int64, tile), codegen
 
 
-@intrinsic
-def prefetch(typingctx, x, offset):
-    """Have the cache line of x[offset], which may lie outside, fetched."""
+@intrinsic(prefer_literal=True)
+def prefetch_row(typingctx, x, offset, columns):
+    """Have the vectors at x[offset], which may lie outside, fetched early."""
+    kind = Tile(x.dtype, 1, _literal(columns))
 
     def codegen(context, builder, signature, args):
         byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        address = builder.bitcast(_address(context, builder, x, *args), byte)
-        builder.call(function, [address, *(ir.Constant(_I32, v) for v in (0, 3, 1))])  # to read, keep, data
+        signature = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        for j in range(kind.columns):
+            address = _address(context, builder, x, args[0], _moved(builder, args[1], j * kind.lanes))
+            hints = [ir.Constant(_I32, hint) for hint in (0, 3, 1)]  # to be read, kept, data
+            builder.call(function, [builder.bitcast(address, byte), *hints])
         return context.get_dummy_value()
 
-    return types.void(x, types.int64), codegen
+    return types.void(x, types.int64, columns), codegen

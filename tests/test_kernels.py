@@ -322,6 +322,24 @@ def test_pool_rows_on_the_case_table(row, dtype):
     assert any(ran)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", [r for r in cpu_rows(pool.VARIANTS) if r.direction == "max_forward"], ids=row_id)
+def test_max_pool_rows_order_equals_nan_and_infinities(row, dtype):
+    """Rare values everywhere: a window's first pixel when all are minus infinity, its last NaN, its first maximum."""
+    rng = np.random.default_rng(7)
+    values = np.array([-np.inf, -np.inf, np.nan, np.inf, 0.0, -0.0, -1.0])
+    for case in POOLS:
+        spec = case.spec()._replace(n=3)
+        for choice in (values[:1], values[:2], values[:3], values, values[3:]):
+            x = rng.choice(choice, spec.x_shape).astype(dtype)
+            y, indices = np.empty(spec.y_shape, dtype), np.empty(spec.y_shape, np.int64)
+            if run("pool", row, spec, dtype, x, out=(indices, y)):
+                want, want_indices = pool_reference.max_forward(x, spec)
+                np.testing.assert_array_equal(indices, want_indices)
+                np.testing.assert_array_equal(y, want)
+                np.testing.assert_array_equal(np.signbit(y[y == 0]), np.signbit(want[y == 0]))
+
+
 @st.composite
 def pool_specs(draw) -> PoolSpec:
     axes = []

@@ -1,10 +1,13 @@
-"""Depthwise convolution (one input channel a group), row by row, for the usual kernel sizes; all three directions.
+"""Depthwise convolution (one input channel a group), row by row, for small kernels; all three directions.
 
 There is no sum over channels to block for, so nothing is packed or copied: a plane lies in the first-level cache and rows
 are read where they are, with masked lanes beyond the image. Every row that is read meets R results, kept in a tile of R
 rows that rolls on with the rows of the image: forward the oldest row has met all of its inputs and is written; the input
 gradient spreads a row of gradients over R rows of the image; the weight gradient rolls through R rows of gradients and
 keeps all R x S sums, a vector each, in registers over the images of a channel.
+
+With a stride of 2 the image rows that a kernel meets with its even rows follow those of its odd rows in turn, and tiles
+hold the results of every second row only.
 
 A tile is one or two vectors wide. The last tile of a long row overlaps the one before it; short rows are written in whole
 vectors too, and the next row overwrites what was too much. A horizontal stride of 2 reads every second element; its
@@ -19,7 +22,8 @@ convolutions on mobile devices", 2020.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +39,7 @@ from ..simd_shift import (
     interleave,
     load_row,
     next_rows,
-    prefetch,
+    prefetch_row,
     splat_tile,
     store_window,
     tile_row,
@@ -44,7 +48,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem, cpu_only
 
-SIZES = ((3, 3), (5, 5), (7, 7))
+LARGEST = 7  # kernel height and width: larger ones would need too many registers
 PIXELS = 16384  # that make a job: several planes where they are small
 AHEAD = 4096  # pixels that are prefetched ahead at most
 JOBS = 16  # of a weight gradient, at least; the batch is cut into parts where there are fewer filters
@@ -55,10 +59,12 @@ def refuses(problem: Problem) -> str:
     spec = problem.spec
     if spec.c != spec.groups:
         return "takes one input channel a group"
-    if spec.kernel not in SIZES:
-        return "takes square kernels of 3, 5 and 7"
-    if spec.dilation != (1, 1) or spec.stride[1] > 2:
-        return "takes dilation 1 and a horizontal stride of 1 or 2"
+    if max(spec.kernel) > LARGEST:
+        return f"takes kernels of at most {LARGEST}x{LARGEST}"
+    if spec.k > spec.c and spec.kernel[0] * spec.kernel[1] > 25:
+        return "takes kernels of more than 25 taps with one filter a channel only: each filter reads the image anew"
+    if spec.dilation != (1, 1) or spec.stride not in ((1, 1), (2, 2)):
+        return "takes dilation 1 and strides of 1 or 2"
     return cpu_only(problem)
 
 
@@ -70,7 +76,6 @@ class _Layout(NamedTuple):
     multiplier: int  # K / C
     size: Pair
     out: Pair
-    step: int  # vertical stride
     padding: Pair  # top and left
     planes: int  # of the result in a job
     filters: int  # of a weight gradient in a job
@@ -86,12 +91,11 @@ def _layout(spec: ConvSpec) -> _Layout:
     parts = max(1, min(spec.n, JOBS // spec.k))
     padding = (spec.padding[0][0], spec.padding[1][0])
     planes = max(1, PIXELS // pixels)
-    ahead, ahead_out = (min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out))
+    ahead = [min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out)]
     filters = min(planes, -(-spec.k // JOBS))
     return _Layout(
-        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, spec.stride[0], padding, planes, filters, ahead, ahead_out,
-        parts, spec.activation,
-    )  # fmt: skip
+        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, padding, planes, filters, *ahead, parts, spec.activation
+    )
 
 
 @helper
@@ -103,14 +107,12 @@ def store_row(y, at, tile, columns, limit):
         store_tile(y, at, 0, tile)
 
 
-@helper
-def prefetch_row(x, at, columns):
-    """Have ``columns`` vectors at x[at] fetched."""
-    for j in range(columns):
-        prefetch(x, at + j * lanes_of(x))
-
-
 def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
+    even = -(-rows // step)  # kernel rows that meet every step-th image row; the others are met in between
+    odd = rows - even
+    read = vectors * step  # vectors of the image for a row of results
+    last_is_odd = odd == even  # the kernel row that completes a result
+
     def body(job, worker, x, w, bias, layout, y):
         # x (N*C, H, W), w (K, R, S), y (N*K, P, Q), all flat
         height, width = layout.size
@@ -120,20 +122,26 @@ def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> Paralle
         for plane in range(job * layout.planes, min((job + 1) * layout.planes, layout.n * layout.k)):
             k = plane % layout.k
             source = plane // layout.multiplier * height * width
-            # Row i of the tile is met by kernel row R - 1 - i: its first row is the oldest.
-            kernel = splat_tile(w, ((k + 1) * rows - 1) * columns, -columns, 1, rows, columns)
+            # The last kernel rows come first: the first row of the tile is the oldest.
+            start, down = k * rows * columns, step * columns
+            even_kernel = splat_tile(w, start + (even - 1) * down, -down, 1, even, columns)
+            odd_kernel = splat_tile(w, start + (odd - 1) * down + columns, -down, 1, odd, columns)
             for block in range(0, layout.out[1], vectors * lanes_of(y)):
                 q = max(0, min(block, layout.out[1] - vectors * lanes_of(y)))
                 v = q * step - left
-                tile = zero_tile(y, rows, vectors)
+                tile = zero_tile(y, even, vectors)
                 to = plane * pixels + q
-                done = rows - 1 - top  # the image row that completes the next result
-                for h in range(-top, (layout.out[0] - 1) * layout.step + rows - top):
+                for p in range(layout.out[0] + even - 1):  # the newest result
+                    h = p * step - top
+                    row = source + h * width + v
                     if 0 <= h < height:
-                        row = source + h * width + v
-                        prefetch_row(x, row + layout.ahead, vectors * step)
-                        tile = add_correlation(tile, kernel, x, row, -v, width - v, step)
-                    if h == done:
+                        prefetch_row(x, row + layout.ahead, read)
+                        tile = add_correlation(tile, even_kernel, x, row, -v, width - v, step)
+                    if last_is_odd and 0 <= h + 1 < height:
+                        row += width
+                        prefetch_row(x, row + layout.ahead, read)
+                        tile = add_correlation(tile, odd_kernel, x, row, -v, width - v, step)
+                    if p >= even - 1:
                         finished = tile_row(tile, 0)
                         if bias.size:
                             finished = add_scalar(finished, bias[k])
@@ -141,15 +149,18 @@ def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> Paralle
                             finished = relu_tile(finished)
                         store_row(y, to, finished, vectors, (plane + 1) * pixels)
                         to += layout.out[1]
-                        done += layout.step
                     tile = next_rows(tile, zero)
+                    if odd and not last_is_odd and 0 <= h + 1 < height:
+                        row += width
+                        prefetch_row(x, row + layout.ahead, read)
+                        tile = add_correlation(tile, odd_kernel, x, row, -v, width - v, step)
 
     body.__name__ = f"_forward_{rows}x{columns}_step_{step}_by_{vectors}"
     return parallel(body)
 
 
 def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
-    vectors = max(step, vectors)
+    read = vectors // step  # with a step of 2 there is a vector of even and one of odd pixels
 
     def body(job, worker, gy, w, layout, gx):
         # gy (N*K, P, Q), w (K, R, S), gx (N*C, H, W), all flat
@@ -173,18 +184,18 @@ def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelK
                     q = v + left - (columns - 1)
                 tile = zero_tile(gx, rows, vectors)
                 to = (plane * height - top) * width + v
-                for p in range((height + top + layout.step - 1) // layout.step):
+                for p in range((height + top + step - 1) // step):
                     if p < layout.out[0]:
                         for i in range(layout.multiplier):
                             if layout.multiplier > 1:
                                 kernel = splat_tile(w, (first + i) * size + start, columns, turn, rows, columns)
                             row = (plane * layout.multiplier + i) * pixels + p * layout.out[1] + q
-                            prefetch_row(gy, row + layout.ahead_out, vectors // step)
+                            prefetch_row(gy, row + layout.ahead_out, read)
                             if step == 2:
                                 tile = add_spread(tile, kernel, gy, row, -q, layout.out[1] - q)
                             else:
                                 tile = add_correlation(tile, kernel, gy, row, -q, layout.out[1] - q, 1)
-                    for h in range(p * layout.step - top, (p + 1) * layout.step - top):
+                    for h in range(p * step - top, (p + 1) * step - top):
                         if 0 <= h < height:
                             if step == 2:
                                 store_window(gx, to, -v, width - v, interleave(tile_row(tile, 0)))
@@ -198,6 +209,10 @@ def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelK
 
 
 def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelKernel:
+    even = -(-rows // step)
+    odd = rows - even
+    read = vectors * step  # vectors of the image for a row of results
+
     def body(job, worker, x, gy, layout, scratch, gw):
         # x (N*C, H, W), gy (N*K, P, Q), gw (parts, K, R, S), all flat; scratch (threads, …)
         height, width = layout.size
@@ -205,61 +220,66 @@ def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> Parallel
         jobs = (layout.k + layout.filters - 1) // layout.filters
         part, k0 = job // jobs, job % jobs * layout.filters
         k1 = min(k0 + layout.filters, layout.k)
-        last = (layout.out[0] - 1) * layout.step - top  # the image row that kernel row 0 meets last
         sums = scratch[worker]  # (filters, R, S, lanes): planes are taken in the order of memory
-        row_sums, plane_sums = columns * lanes_of(gw), rows * columns * lanes_of(gw)
+        pitch = columns * lanes_of(gw)
         zero = zero_tile(gw, 1, vectors)
-        for k in range(k0, k1):
-            store_tile(sums, (k - k0) * plane_sums, row_sums, zero_tile(gw, rows, columns))
+        for at in range(0, (k1 - k0) * rows * pitch, rows * pitch):
+            store_tile(sums, at, pitch, zero_tile(gw, rows, columns))
         for n in range(part * layout.n // layout.parts, (part + 1) * layout.n // layout.parts):
             for k in range(k0, k1):
                 plane = n * layout.k + k
                 source = plane // layout.multiplier * height * width
-                total = load_tile(sums, (k - k0) * plane_sums, row_sums, rows, columns)
+                at = (k - k0) * rows * pitch
+                even_sums = load_tile(sums, at, pitch, even, columns)
+                odd_sums = load_tile(sums, at + even * pitch, pitch, odd, columns)
                 for block in range(0, layout.out[1], vectors * lanes_of(gw)):
                     v = block * step - left
-                    tile = zero_tile(gw, rows, vectors)  # its last row meets kernel row 0, its first row the last one
+                    tile = zero_tile(gw, even, vectors)  # its last row meets the first kernel row
                     come = plane * layout.out[0] * layout.out[1] + block
-                    wanted = -top  # the image row that the next row of gradients meets first
-                    for h in range(-top, min(height, last + rows)):
-                        if h == wanted and h <= last:
+                    for p in range(layout.out[0] + even - 1):
+                        if p < layout.out[0]:
                             prefetch_row(gy, come + layout.ahead_out, vectors)
                             tile = next_rows(tile, load_row(gy, come, 0, layout.out[1] - block, vectors))
                             come += layout.out[1]
-                            wanted += layout.step
                         else:
                             tile = next_rows(tile, zero)
-                        if h >= 0:
-                            row = source + h * width + v
-                            prefetch_row(x, row + layout.ahead, vectors * step)
-                            total = add_shift_products(total, tile, x, row, -v, width - v, step)
-                store_tile(sums, (k - k0) * plane_sums, row_sums, total)
+                        h = p * step - top
+                        row = source + h * width + v
+                        if 0 <= h < height:
+                            prefetch_row(x, row + layout.ahead, read)
+                            even_sums = add_shift_products(even_sums, tile, x, row, -v, width - v, step)
+                        if odd and 0 <= h + 1 < height:
+                            row += width
+                            prefetch_row(x, row + layout.ahead, read)
+                            odd_sums = add_shift_products(odd_sums, tile, x, row, -v, width - v, step)
+                store_tile(sums, at, pitch, even_sums)
+                store_tile(sums, at + even * pitch, pitch, odd_sums)
         for k in range(k0, k1):
             to = (part * layout.k + k) * rows * columns
             for i in range(rows * columns):
                 gw[to + i] = 0
-            total = load_tile(sums, (k - k0) * plane_sums, row_sums, rows, columns)
-            add_lane_sums(gw, to + (rows - 1) * columns, -columns, total, rows, columns)
+            at = (k - k0) * rows * pitch
+            down = step * columns
+            totals = load_tile(sums, at, pitch, even, columns)
+            add_lane_sums(gw, to + (even - 1) * down, -down, totals, even, columns)
+            odd_totals = load_tile(sums, at + even * pitch, pitch, odd, columns)
+            add_lane_sums(gw, to + (odd - 1) * down + columns, -down, odd_totals, odd, columns)
 
     body.__name__ = f"_weight_{rows}x{columns}_step_{step}_by_{vectors}"
     return parallel(body)
 
 
-# (step, vectors): every second element is read into one vector; two vectors of results need many registers.
-_SHAPES = ((1, 1), (2, 1), (1, 2)) if simd.REGISTERS == 32 else ((1, 1), (2, 1))
-_FORWARD, _INPUT, _WEIGHT = (
-    {(*size, *shape): make(*size, *shape) for size in SIZES for shape in _SHAPES}
-    for make in (_forward_kernel, _input_kernel, _weight_kernel)
-)
-
-
+@cache
 def _kernel(
-    kernels: dict[tuple[int, int, int, int], ParallelKernel], spec: ConvSpec, width: int, itemsize: int
+    make: Callable[[int, int, int, int], ParallelKernel], size: Pair, step: int, vectors: int
 ) -> ParallelKernel:
-    """The kernel for results of this width."""
-    step = spec.stride[1]
-    vectors = 2 if (step, 2) in _SHAPES and width > simd.VECTOR_BITS // (8 * itemsize) else 1
-    return kernels[*spec.kernel, step, vectors]
+    """The kernel for one size, made when it is first needed."""
+    return make(*size, step, vectors)
+
+
+def _vectors(width: int, itemsize: int) -> int:
+    """Vectors in a row of a tile: two need many registers."""
+    return 2 if simd.REGISTERS == 32 and width > simd.VECTOR_BITS // (8 * itemsize) else 1
 
 
 def forward(
@@ -267,7 +287,7 @@ def forward(
 ) -> None:
     """y[n, k] = bias[k] + sum over r, s of w[k, r, s] times its channel of x[n] shifted."""
     layout = _layout(spec)
-    kernel = _kernel(_FORWARD, spec, spec.out[1], out.itemsize)
+    kernel = _kernel(_forward_kernel, spec.kernel, spec.stride[1], _vectors(spec.out[1], out.itemsize))
     jobs = -(-spec.n * spec.k // layout.planes)
     kernel(jobs, x.reshape(-1), w.reshape(-1), bias, layout, out.reshape(-1))
 
@@ -275,7 +295,8 @@ def forward(
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gx[n, c] = sum over the filters k of c and r, s of w[k, r, s] times gy[n, k] shifted the other way."""
     layout = _layout(spec)
-    kernel = _kernel(_INPUT, spec, spec.size[1], out.itemsize)
+    step = spec.stride[1]
+    kernel = _kernel(_input_kernel, spec.kernel, step, 2 if step == 2 else _vectors(spec.size[1], out.itemsize))
     jobs = -(-spec.n * spec.c // layout.planes)
     kernel(jobs, gy.reshape(-1), w.reshape(-1), layout, out.reshape(-1))
 
@@ -283,7 +304,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gw[k, 0, r, s] = sum over n, p, q of gy[n, k] times its channel of x[n] shifted."""
     layout = _layout(spec)
-    kernel = _kernel(_WEIGHT, spec, spec.out[1], out.itemsize)
+    kernel = _kernel(_weight_kernel, spec.kernel, spec.stride[1], _vectors(spec.out[1], out.itemsize))
     room = workspace.view(out.dtype)
     partial, sums = _sums(layout, spec, out.itemsize)
     scratch = thread_rows(room[partial:], sums)

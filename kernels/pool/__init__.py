@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ..variant import Variant, cpu_only, no_workspace
-from . import cpu_average, cpu_planes
+from . import cpu_average, cpu_global, cpu_planes, cpu_windows
 
 VARIANTS = (
+    Variant("global", "max_forward", "cpu", cpu_global.refuses, cpu_global.max_forward, no_workspace),
+    Variant("windows", "max_forward", "cpu", cpu_windows.refuses_max, cpu_windows.max_forward, no_workspace),
     Variant("planes", "max_forward", "cpu", cpu_only, cpu_planes.max_forward, no_workspace, tunables={"PIXELS": 16384}),
     Variant("planes", "max_backward", "cpu", cpu_only, cpu_planes.max_backward, no_workspace),
+    Variant("windows", "avg_forward", "cpu", cpu_windows.refuses_average, cpu_windows.avg_forward, no_workspace),
+    Variant("windows", "avg_backward", "cpu", cpu_windows.refuses_average, cpu_windows.avg_backward, no_workspace),
+    Variant("global", "avg_forward", "cpu", cpu_global.refuses, cpu_global.avg_forward, no_workspace),
+    Variant("global", "avg_backward", "cpu", cpu_global.refuses, cpu_global.avg_backward, no_workspace),
     Variant("rows", "avg_forward", "cpu", cpu_average.refuses, cpu_average.forward, no_workspace),
     Variant("rows", "avg_backward", "cpu", cpu_average.refuses, cpu_average.backward, no_workspace),
     Variant("planes", "avg_forward", "cpu", cpu_only, cpu_planes.avg_forward, no_workspace),
