@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ..compiler import helper
 from ..rows import copy_row, spread_row, write_row, zero_pixels
 from ..spec import ConvSpec
@@ -62,6 +64,30 @@ def gather(source, grid, channels, first, count, panel, width):
             at, p, q = at + run, p + 1, 0
             if p == grid.lines:
                 n, p = n + 1, 0
+
+
+@helper
+def tabulate(grid, planes, first, count, places):
+    """places[j] = where pixel first + j lies in its image's first plane, counted from pixel first."""
+    n, p, q = place_of(grid, first)
+    start = n * planes * grid.size + p * grid.pitch + q * grid.step
+    for j in range(count):
+        places[j] = n * planes * grid.size + p * grid.pitch + q * grid.step - start
+        q += 1
+        if q == grid.width:
+            p, q = p + 1, 0
+            if p == grid.lines:
+                n, p = n + 1, 0
+
+
+@helper
+def collect(source, start, plane, channels, places, count, panel, width):
+    """panel[c * width + j] = source[start + c * plane + places[j]] for j < count."""
+    for c in range(channels):
+        # Unsigned, because Numba asks of every other index whether it is negative.
+        here, at = np.uint64(start + c * plane), np.uint64(c * width)
+        for j in range(np.uint64(count)):
+            panel[at + j] = source[here + places[j]]
 
 
 @helper
