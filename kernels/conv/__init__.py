@@ -19,7 +19,11 @@ VARIANTS = (
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
     ),
     Variant(
-        "pointwise", "weight_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.weight_grad,
+        "pointwise",
+        "weight_grad",
+        "cpu",
+        cpu_pointwise.refuses,
+        cpu_pointwise.weight_grad,
         cpu_pointwise.workspace_bytes,
     ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),

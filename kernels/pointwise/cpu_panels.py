@@ -43,11 +43,11 @@ from .grid import Grid, address_of, collect, gather, scatter, tabulate, whole
 # (rows, columns) of the tiles.
 TILES = ((8, 3), (6, 4), (12, 2)) if simd.REGISTERS == 32 else ((6, 2), (4, 3))
 PANELS = 4  # in a job
-EARLY_PANELS = 16  # in a job whose pixels are all copied first
-EARLY_BLOCKS = 6  # fewer blocks are too short a time to fetch the next panel (24 of 128 channels: twice as fast, Zen 5)
+EARLY_PANELS = 16  # in a job whose pixels are all copied first, at most, and in its images at least
+EARLY_BLOCKS = 6  # fewer blocks are too short a time to fetch the next panel (128 to 24 channels: 15%, Zen 5)
 EARLY_BYTES = 256 * 1024  # of pixels copied first
 JOBS = 32  # jobs wanted before the output channels are cut
-BLOCKS = 4  # blocks of output channels that make packing a panel cheap
+BLOCKS = 8  # blocks of output channels that make packing a panel cheap
 RESULT_BYTES = 256 * 1024  # results that pass through scratch at a time
 LINE_BYTES = 64  # of a cache line
 
@@ -98,11 +98,11 @@ def layout(n: int, inner: int, outer: int, source: Grid, target: Grid, activatio
     tile = _choose_tile(outer, pixels, lanes)
     rows, width = tile[0], tile[1] * lanes
     blocks, all_panels = -(-outer // rows), -(-pixels // width)
-    straight = target.lines == 1 and target.pixels % width == 0
+    straight = target.dense and target.pixels % width == 0
     cuts = max(1, min(blocks // BLOCKS, JOBS // max(1, all_panels)))
     channels = -(-blocks // cuts) * rows
     panels = PANELS
-    early = blocks // cuts < EARLY_BLOCKS and source.lines == 1
+    early = blocks // cuts < EARLY_BLOCKS and source.dense and source.pixels >= EARLY_PANELS * width
     if early:
         panels = min(EARLY_PANELS, max(1, EARLY_BYTES // (inner * width * itemsize)))
     if not straight:
@@ -160,8 +160,8 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
         for pixel in range(first, last, width):
             base = pixel - first if work.early else 0
             alone = pixel % work.source.pixels + width <= work.source.pixels and pixel + width <= last  # in its image
-            plain = alone and work.source.lines == 1
-            straight = alone and work.target.lines == 1
+            plain = alone and work.source.dense
+            straight = alone and work.target.dense
             start = address_of(work.source, work.inner, pixel)
             if not plain and not work.early:
                 count = min(width, last - pixel)
@@ -195,8 +195,8 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                     to = address_of(work.target, work.outer, pixel) + block * rows * pitch
                     store_tile_part(y, to, pitch, tile, work.outer - block * rows, width)
             # On a grid the whole job's results are written at once: longer runs in every line.
-            if not straight and (work.target.lines == 1 or pixel + width >= last):
-                begin, end = (pixel if work.target.lines == 1 else first), min(pixel + width, last)
+            if not straight and (work.target.dense or pixel + width >= last):
+                begin, end = (pixel if work.target.dense else first), min(pixel + width, last)
                 c0 = first_block * rows
                 channels = min(last_block * rows, work.outer) - c0
                 at = results + begin - first

@@ -21,19 +21,20 @@ class Grid(NamedTuple):
     row: int  # elements of a row of the plane; a line owns the pitch // row rows from its own on
     size: int  # elements of the plane
     pixels: int  # that take part: lines * width
+    dense: int  # 1: these are all pixels of the plane, as one line
 
 
 def whole(pixels: int) -> Grid:
     """All pixels of a plane, as one line."""
-    return Grid(1, pixels, pixels, 1, pixels, pixels, pixels)
+    return Grid(1, pixels, pixels, 1, pixels, pixels, pixels, 1)
 
 
 def strided(spec: ConvSpec) -> Grid:
     """The input pixels that a 1x1 kernel meets."""
     (height, width), (p, q) = spec.size, spec.out
-    if spec.stride == (1, 1):
+    if spec.size == spec.out:
         return whole(height * width)
-    return Grid(p, q, spec.stride[0] * width, spec.stride[1], width, height * width, p * q)
+    return Grid(p, q, spec.stride[0] * width, spec.stride[1], width, height * width, p * q, 0)
 
 
 @helper
@@ -102,7 +103,7 @@ def scatter(target, grid, planes, c0, channels, first, count, panel, start_at, w
             run = min(grid.width - q, end - at)
             plane = (n * planes + c0 + i) * grid.size
             start = plane + p * grid.pitch + q * grid.step
-            if grid.lines == 1 and grid.step == 1:
+            if grid.dense:
                 write_row(target, start, panel, at, run)
             else:
                 # A pixel owns the elements up to the next pixel of its line, and those below up to the next line.
