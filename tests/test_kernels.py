@@ -248,6 +248,79 @@ def test_pointwise_rows_on_generated_shapes(spec, dtype):
         check_pointwise(row, spec, dtype, make=integers, exact=row.accuracy == "exact")
 
 
+def one_by_one(n: int, c: int, k: int, size: tuple[int, int], stride: tuple[int, int]) -> ConvSpec:
+    out = ((size[0] - 1) // stride[0] + 1, (size[1] - 1) // stride[1] + 1)
+    return ConvSpec(n, c, k, 1, size, (1, 1), stride, ((0, 0), (0, 0)), (1, 1), out)
+
+
+ONE_BY_ONE = [
+    one_by_one(1, 3, 5, (1, 1), (1, 1)),
+    one_by_one(70, 3, 17, (1, 1), (1, 1)),  # a panel meets many images
+    one_by_one(9, 18, 19, (7, 7), (1, 1)),
+    one_by_one(2, 5, 66, (33, 40), (1, 1)),
+    one_by_one(3, 33, 8, (40, 41), (1, 1)),  # few output channels: a job's pixels are copied first
+    one_by_one(3, 17, 25, (14, 13), (2, 2)),
+    one_by_one(2, 9, 18, (9, 70), (2, 2)),
+    one_by_one(2, 16, 16, (10, 11), (3, 3)),
+    one_by_one(2, 9, 7, (9, 8), (2, 1)),
+    one_by_one(2, 9, 7, (8, 9), (1, 2)),
+    one_by_one(2, 20, 40, (2, 2), (2, 2)),
+    one_by_one(2, 4, 3, (3, 3), (5, 5)),
+    one_by_one(2, 7, 9, (1, 120), (2, 2)),  # one line, and yet no plane without gaps
+    one_by_one(2, 7, 9, (120, 1), (2, 2)),
+]
+
+
+def check_one_by_one(dtype: str) -> None:
+    """The exact answer in all directions, of both operations."""
+    for spec in ONE_BY_ONE:
+        for row in cpu_rows(conv.VARIANTS):
+            if row.name == "pointwise":
+                assert check_conv(row, spec, dtype, make=integers, exact=True)
+        if spec.stride == (1, 1):
+            flat = PointwiseSpec(spec.n, spec.c, spec.k, spec.size[0] * spec.size[1], 1)
+            for row in cpu_rows(pointwise.VARIANTS):
+                flat = flat._replace(activation=int(row.direction == "forward"))
+                assert check_pointwise(row, flat, dtype, make=integers, exact=True)
+
+
+@pytest.fixture
+def pointwise_modules():
+    """The modules of the 1x1 rows, their layouts forgotten before and after the test."""
+    from convkern.kernels.pointwise import cpu_panels, cpu_weight
+
+    for module in (cpu_panels, cpu_weight):
+        module.layout.cache_clear()
+    yield cpu_panels, cpu_weight
+    for module in (cpu_panels, cpu_weight):
+        module.layout.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_by_one_rows(dtype):
+    check_one_by_one(dtype)
+
+
+@pytest.mark.parametrize("early", [0, 1000])
+def test_one_by_one_rows_with_tiny_blocks(early, pointwise_modules, monkeypatch):
+    """Several panels, parts and blocks in every job, and odd last ones; pixels copied panel by panel or all first."""
+    panels, weight = pointwise_modules
+    for name, value in dict(JOBS=3, PANELS=3, EARLY_PANELS=2, EARLY_BLOCKS=early, BLOCKS=1, RESULT_BYTES=20000).items():
+        monkeypatch.setattr(panels, name, value)
+    for name, value in dict(JOBS=40, CHUNK=10, ROW_BLOCK=9, COLUMN_BLOCK=33).items():
+        monkeypatch.setattr(weight, name, value)
+    check_one_by_one("float32")
+
+
+@pytest.mark.parametrize("tile", range(7))
+def test_one_by_one_rows_with_every_tile(tile, pointwise_modules, monkeypatch):
+    panels, weight = pointwise_modules
+    monkeypatch.setattr(panels, "TILES", (panels.TILES[tile % len(panels.TILES)],))
+    monkeypatch.setattr(weight, "TILES", (weight.TILES[tile % len(weight.TILES)], (1, weight.TILES[-1][1])))
+    monkeypatch.setattr(weight, "_cost", lambda rows, columns, tile, lanes: -tile[0])
+    check_one_by_one("float32")
+
+
 # --- elementwise
 
 

@@ -38,16 +38,16 @@ from ..spec import Pair, PointwiseSpec
 from ..squares import load_square_part, turn_square
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem
-from .grid import Grid, address_of, gather, scatter, whole
+from .grid import Grid, address_of, collect, gather, scatter, tabulate, whole
 
 # (rows, columns) of the tiles.
 TILES = ((8, 3), (6, 4), (12, 2)) if simd.REGISTERS == 32 else ((6, 2), (4, 3))
 PANELS = 4  # in a job
-EARLY_PANELS = 16  # in a job whose pixels are all copied first
-EARLY_BLOCKS = 6  # fewer blocks are too short a time to fetch the next panel (24 of 128 channels: twice as fast, Zen 5)
+EARLY_PANELS = 16  # in a job whose pixels are all copied first, at most, and in its images at least
+EARLY_BLOCKS = 6  # fewer blocks are too short a time to fetch the next panel (128 to 24 channels: 15%, Zen 5)
 EARLY_BYTES = 256 * 1024  # of pixels copied first
 JOBS = 32  # jobs wanted before the output channels are cut
-BLOCKS = 4  # blocks of output channels that make packing a panel cheap
+BLOCKS = 8  # blocks of output channels that make packing a panel cheap
 RESULT_BYTES = 256 * 1024  # results that pass through scratch at a time
 LINE_BYTES = 64  # of a cache line
 
@@ -67,6 +67,7 @@ class _Work(NamedTuple):
     lines: int  # cache lines of a channel that a panel meets
     early: int  # elements from channel to channel where a job's pixels are all copied first, 0: panel by panel
     length: int  # results of a channel that pass through scratch at a time, 0: all go straight to the output
+    table: int  # elements that the places of a panel's pixels take, 8 bytes each
     activation: int
 
 
@@ -75,8 +76,8 @@ class _Layout(NamedTuple):
 
     work: _Work
     tile: Pair
-    packed: int  # elements of the packed weights
-    scratch: int  # elements for each thread
+    packed: int  # elements of the packed weights, in whole cache lines
+    scratch: int  # elements for each thread, in whole cache lines
 
 
 def _choose_tile(outer: int, pixels: int, lanes: int) -> Pair:
@@ -97,11 +98,11 @@ def layout(n: int, inner: int, outer: int, source: Grid, target: Grid, activatio
     tile = _choose_tile(outer, pixels, lanes)
     rows, width = tile[0], tile[1] * lanes
     blocks, all_panels = -(-outer // rows), -(-pixels // width)
-    straight = target.lines == 1 and target.pixels % width == 0
+    straight = target.dense and target.pixels % width == 0
     cuts = max(1, min(blocks // BLOCKS, JOBS // max(1, all_panels)))
     channels = -(-blocks // cuts) * rows
     panels = PANELS
-    early = blocks // cuts < EARLY_BLOCKS
+    early = blocks // cuts < EARLY_BLOCKS and source.dense and source.pixels >= EARLY_PANELS * width
     if early:
         panels = min(EARLY_PANELS, max(1, EARLY_BYTES // (inner * width * itemsize)))
     if not straight:
@@ -114,10 +115,12 @@ def layout(n: int, inner: int, outer: int, source: Grid, target: Grid, activatio
     length = 0 if straight else panels * width
     work = _Work(
         inner, outer, source, target, pixels, panels, -(-all_panels // panels), cuts, line, width // line + 1,
-        pitch if early else 0, length, activation,
+        pitch if early else 0, length, width * 8 // itemsize, activation,
     )  # fmt: skip
     copied = inner * (pitch if early else width)
-    return _Layout(work, tile, blocks * inner * rows, copied + channels * length + SLACK)
+    mine = work.table + copied + channels * length + SLACK
+    whole_lines = lambda elements: -(-elements * itemsize // LINE_BYTES) * LINE_BYTES // itemsize  # noqa: E731
+    return _Layout(work, tile, whole_lines(blocks * inner * rows), whole_lines(mine))
 
 
 @parallel
@@ -139,13 +142,15 @@ def _pack(job, worker, w, rows, inner, outer, inner_stride, outer_stride, packed
 def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
     """The kernel for one tile size."""
 
-    def body(job, worker, x, packed, bias, work, scratch, y):
-        # x (N, inner, source plane), y (N, outer, target plane), flat
+    def body(job, worker, x, packed, bias, work, tables, scratch, y):
+        # x (N, inner, source plane), y (N, outer, target plane), flat; scratch (threads, …), each with
+        # the places of a panel's pixels in front, which tables shows as integers
         width = columns * lanes_of(y)
         group, cut = job // work.cuts, job % work.cuts
         blocks = (work.outer + rows - 1) // rows
         first_block, last_block = cut * blocks // work.cuts, (cut + 1) * blocks // work.cuts
-        mine, results = scratch[worker], work.inner * max(work.early, width)
+        places, mine = tables[worker], scratch[worker, work.table :]
+        results = work.inner * max(work.early, width)
         plane, pitch = work.source.size, work.target.size
         first = group * work.panels * width
         last = min(first + work.panels * width, work.pixels)
@@ -155,11 +160,13 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
         for pixel in range(first, last, width):
             base = pixel - first if work.early else 0
             alone = pixel % work.source.pixels + width <= work.source.pixels and pixel + width <= last  # in its image
-            plain = alone and work.source.lines == 1
-            straight = alone and work.target.lines == 1
+            plain = alone and work.source.dense
+            straight = alone and work.target.dense
             start = address_of(work.source, work.inner, pixel)
             if not plain and not work.early:
-                gather(x, work.source, work.inner, pixel, min(width, last - pixel), mine, width)
+                count = min(width, last - pixel)
+                tabulate(work.source, work.inner, pixel, count, places)
+                collect(x, start, plane, work.inner, places, count, mine, width)
             for block in range(first_block, last_block):
                 tile = zero_tile(y, rows, columns)
                 weights = block * work.inner * rows
@@ -188,8 +195,8 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                     to = address_of(work.target, work.outer, pixel) + block * rows * pitch
                     store_tile_part(y, to, pitch, tile, work.outer - block * rows, width)
             # On a grid the whole job's results are written at once: longer runs in every line.
-            if not straight and (work.target.lines == 1 or pixel + width >= last):
-                begin, end = (pixel if work.target.lines == 1 else first), min(pixel + width, last)
+            if not straight and (work.target.dense or pixel + width >= last):
+                begin, end = (pixel if work.target.dense else first), min(pixel + width, last)
                 c0 = first_block * rows
                 channels = min(last_block * rows, work.outer) - c0
                 at = results + begin - first
@@ -210,7 +217,7 @@ def run(
     room = workspace.view(out.dtype)
     packed, scratch = room[: plan.packed], thread_rows(room[plan.packed :], plan.scratch)
     _pack(-(-work.outer // rows), w.reshape(-1), rows, work.inner, work.outer, *strides, packed)
-    arrays = (x.reshape(-1), packed, bias, work, scratch, out.reshape(-1))
+    arrays = (x.reshape(-1), packed, bias, work, scratch.view(np.uint64), scratch, out.reshape(-1))
     _KERNELS[plan.tile](work.groups * work.cuts, *arrays, limit=scratch.shape[0])
 
 

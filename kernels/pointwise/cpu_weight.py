@@ -81,7 +81,7 @@ def layout(n: int, c: int, k: int, x_grid: Grid, itemsize: int) -> _Layout:
     """Cut the sum over the pixels of n images, those of x on a grid."""
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     # Pixels on a grid are not turned: they are taken one by one where they are.
-    sides = ((True, c, k), (False, k, c))[: 1 if x_grid.lines > 1 else 2]
+    sides = ((True, c, k), (False, k, c))[: 2 if x_grid.dense else 1]
     ways = [
         (_cost(rows, columns, tile, lanes), turned, tile)
         for turned, rows, columns in sides

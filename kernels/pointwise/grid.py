@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ..compiler import helper
 from ..rows import copy_row, spread_row, write_row, zero_pixels
 from ..spec import ConvSpec
@@ -19,19 +21,20 @@ class Grid(NamedTuple):
     row: int  # elements of a row of the plane; a line owns the pitch // row rows from its own on
     size: int  # elements of the plane
     pixels: int  # that take part: lines * width
+    dense: int  # 1: these are all pixels of the plane, as one line
 
 
 def whole(pixels: int) -> Grid:
     """All pixels of a plane, as one line."""
-    return Grid(1, pixels, pixels, 1, pixels, pixels, pixels)
+    return Grid(1, pixels, pixels, 1, pixels, pixels, pixels, 1)
 
 
 def strided(spec: ConvSpec) -> Grid:
     """The input pixels that a 1x1 kernel meets."""
     (height, width), (p, q) = spec.size, spec.out
-    if spec.stride == (1, 1):
+    if spec.size == spec.out:
         return whole(height * width)
-    return Grid(p, q, spec.stride[0] * width, spec.stride[1], width, height * width, p * q)
+    return Grid(p, q, spec.stride[0] * width, spec.stride[1], width, height * width, p * q, 0)
 
 
 @helper
@@ -65,6 +68,30 @@ def gather(source, grid, channels, first, count, panel, width):
 
 
 @helper
+def tabulate(grid, planes, first, count, places):
+    """places[j] = where pixel first + j lies in its image's first plane, counted from pixel first."""
+    n, p, q = place_of(grid, first)
+    start = n * planes * grid.size + p * grid.pitch + q * grid.step
+    for j in range(count):
+        places[j] = n * planes * grid.size + p * grid.pitch + q * grid.step - start
+        q += 1
+        if q == grid.width:
+            p, q = p + 1, 0
+            if p == grid.lines:
+                n, p = n + 1, 0
+
+
+@helper
+def collect(source, start, plane, channels, places, count, panel, width):
+    """panel[c * width + j] = source[start + c * plane + places[j]] for j < count."""
+    for c in range(channels):
+        # Unsigned, because Numba asks of every other index whether it is negative.
+        here, at = np.uint64(start + c * plane), np.uint64(c * width)
+        for j in range(np.uint64(count)):
+            panel[at + j] = source[here + places[j]]
+
+
+@helper
 def scatter(target, grid, planes, c0, channels, first, count, panel, start_at, width):
     """Pixel first + j of channel c0 + i = panel[start_at + i * width + j], for i < channels and j < count; the elements
     between the pixels become zero. An image has ``planes`` channels."""
@@ -76,7 +103,7 @@ def scatter(target, grid, planes, c0, channels, first, count, panel, start_at, w
             run = min(grid.width - q, end - at)
             plane = (n * planes + c0 + i) * grid.size
             start = plane + p * grid.pitch + q * grid.step
-            if grid.lines == 1 and grid.step == 1:
+            if grid.dense:
                 write_row(target, start, panel, at, run)
             else:
                 # A pixel owns the elements up to the next pixel of its line, and those below up to the next line.
