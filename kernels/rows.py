@@ -9,12 +9,14 @@ from .simd import (
     load_every_second,
     load_tile,
     load_window,
+    prefetch,
     relu_tile,
     store_tile,
     store_tile_part,
     zero_tile,
 )  # fmt: skip
 
+AHEAD = 1024  # elements that a copy is fetched ahead: twice the speed from the third-level cache (Zen 5)
 SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
 
 # AMD cores forward no data from a masked store to a later load, so rows of scratch are written in whole vectors that
@@ -35,9 +37,12 @@ def copy_row(scratch, at, count, source, start, step, low, high):
     more."""
     if step == 1:
         for j in range(0, count, lanes_of(scratch)):
+            prefetch(source, start + j + AHEAD)
             store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
         for j in range(0, count, lanes_of(scratch)):
+            prefetch(source, start + 2 * j + AHEAD)
+            prefetch(source, start + 2 * j + AHEAD + lanes_of(source))
             store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
     else:
         zero_row(scratch, at, count)

@@ -26,6 +26,7 @@ from .simd import (
     _masked_load,
     _masked_store,
     _moved,
+    _prefetch,
     _splat,
 )  # fmt: skip
 
@@ -80,13 +81,6 @@ def add_outer_at(typingctx, tile, a, a_offset, shifts, first, width, b, b_offset
         return _add_rows(context, builder, tile, value, (a, av), starts, (b, bv), bo)
 
     return tile(tile, a, types.int64, shifts, types.int64, width, b, types.int64), codegen
-
-
-def _prefetch(builder: Any, address: Any) -> None:
-    """Fetch a cache line into the second-level cache: in the first, runs that lie 4096 bytes apart drive each other out."""
-    signature = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
-    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [address, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
 
 
 def _transposed(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:

@@ -47,8 +47,8 @@ from .lattice import (
 )  # fmt: skip
 
 STRIP_BYTES = host.l2_bytes() // 2
-WEIGHT_BYTES = 24 * 1024
-JOBS = 16  # jobs wanted before the result channels are cut into parts
+# Rejected: blocks of summed channels whose weights stay in the first-level cache, sums in scratch between: 2% slower.
+JOBS = 8  # jobs wanted before the result channels are cut into parts
 
 
 class Tile(NamedTuple):
@@ -70,7 +70,6 @@ class _Layout(NamedTuple):
     step: Pair  # between the results of a class
     results: int  # rows of results over all strips, at most
     parts: int  # of the result channels
-    together: int  # summed channels whose weights for a tile stay in the first-level cache
     in_place: bool
     image: int  # elements from one image of the source, or of the strip, to the next
     activation: int
@@ -83,6 +82,7 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
+    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
@@ -112,15 +112,7 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         images = 0 if self.layout.in_place else self.tile.groups * self.layout.image
-        return max(images + self.sums, self.lanes * self.lanes) + SLACK
-
-    @property
-    def sums(self) -> int:
-        """Elements of the sums of all tiles of a strip, kept from one block of summed channels to the next."""
-        if self.layout.together >= self.layout.inner:
-            return 0
-        widest = max(self.classes[:, RESULTS_W])
-        return self.strip.results * -(-widest // self.tile.width) * self.tile.groups * self.tile.width * self.block
+        return max(images, self.lanes * self.lanes) + SLACK
 
     @property
     def jobs(self) -> int:
@@ -129,16 +121,16 @@ class _Work(NamedTuple):
 
 
 def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each result, tap and summed channel, and those cycles."""
+    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
 
     def cost(tile: Tile) -> float:
         images, width, columns = tile
         pixels = sum(-(-w // width) * width for w in widths) / sum(widths) * -(-n // images) * images / n
         channels = -(-outer // (columns * lanes)) * columns * lanes / outer
         rows = images * width
-        # Two products or two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
-        cycles = max(rows * columns / 2, (rows + columns) / 2, 4) + 0.6 + 0.1 * images + 0.25 * columns
-        return pixels * channels * cycles / (rows * columns * lanes)
+        # Two products or nearly two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
+        cycles = max(rows * columns / 2, 0.6 * (rows + columns), 4) + 0.6 + 0.3 * images + 0.6 * columns
+        return pixels * channels * cycles / (rows * columns / 2)
 
     most = -(-outer // lanes)
     tiles = [
@@ -156,7 +148,7 @@ def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
 ) -> _Work:
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    tile, _ = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
+    tile, cost = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
     strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
     in_place = all(
@@ -169,18 +161,15 @@ def _work(
     blocks = -(-outer // (tile.columns * lanes))
     parts = max(1, min(blocks, -(-JOBS // max(jobs, 1))))
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
-    most_taps = max(1, *classes[:, TAPS])
-    together = max(1, WEIGHT_BYTES // (most_taps * tile.columns * lanes * itemsize))
-    together = -(-inner // -(-inner // together))
     layout = _Layout(
         spec.n, spec.groups, inner, outer, result, (axes[0].step, axes[1].step), axes[0].results,
-        parts, together, in_place, image, activation,
+        parts, in_place, image, activation,
     )  # fmt: skip
     places = np.full((3, math.prod(spec.kernel)), -1, np.int64)
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    return _Work(layout, strip, tile, lanes, phase_table(axes), classes, shifts, places)
+    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), classes, shifts, places)
 
 
 @lru_cache(maxsize=1024)
@@ -239,11 +228,10 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
         plane = strip.used[0] * strip.used[1] * strip.plane
         source_image = layout.inner * strip.source[0] * strip.source[1]
         begin = (n * layout.groups + group) * source_image
-        mine = scratch[worker]
         if layout.in_place:
-            pixels, origin, sums = source, begin + p0 * strip.pitch, 0
+            pixels, origin = source, begin + p0 * strip.pitch
         else:
-            pixels, origin, sums = mine, 0, images * layout.image
+            pixels, origin = scratch[worker], 0
             for image in range(images):
                 start = begin + image * layout.groups * source_image
                 copy_strip(source, start, layout.inner, p0, strip, phases, pixels, image * layout.image)
@@ -252,47 +240,33 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
         apart = layout.groups * layout.outer * size
         for b in range(part * blocks // layout.parts, (part + 1) * blocks // layout.parts):
             target = ((n * layout.groups + group) * layout.outer + b * block) * size
+            channels = layout.outer - b * block
             for index in range(classes.shape[0]):
                 first_tap, taps = classes[index, FIRST_TAP], classes[index, TAPS]
                 weights = (first_tap * layout.groups * blocks + (group * blocks + b) * taps) * layout.inner * block
                 results_w = classes[index, RESULTS_W]
-                p1 = min(p0 + strip.results, classes[index, RESULTS_H])
-                for c0 in range(0, layout.inner, layout.together):
-                    c1 = min(c0 + layout.together, layout.inner)
-                    at = sums
-                    for p in range(p0, p1):
-                        row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
-                        for ideal in range(0, results_w, width):
-                            q = min(ideal, results_w - width)  # the last tile overlaps the one before
-                            if c0 == 0:
-                                tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
-                            else:
-                                tile = load_tile(mine, at, block, rows, columns)
-                            here = origin + (p - p0) * strip.pitch + q
-                            weight = weights + c0 * taps * block
-                            for channel in range(c0, c1):
-                                base = here + channel * plane
-                                for t in range(first_tap, first_tap + taps):
-                                    tile = add_outer_groups(
-                                        tile, pixels, base + shifts[t], layout.image, images, packed, weight
-                                    )
-                                    weight += block
-                            if c1 < layout.inner:
-                                store_tile(mine, at, block, tile)
-                                at += rows * block
-                                continue
-                            at += rows * block
-                            if layout.activation:
-                                tile = relu_tile(tile)
-                            to = row + classes[index, START_W] + q * layout.step[1]
-                            channels = layout.outer - b * block
-                            if step == 1:
-                                store_transposed(result, to, 1, size, apart, images, tile, channels, width)
-                            elif step == 2:
-                                store_transposed(result, to, 2, size, apart, images, tile, channels, width)
-                            else:
-                                between = layout.step[1]
-                                store_transposed(result, to, between, size, apart, images, tile, channels, width)
+                for p in range(p0, min(p0 + strip.results, classes[index, RESULTS_H])):
+                    row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
+                    for ideal in range(0, results_w, width):
+                        q = min(ideal, results_w - width)  # the last tile overlaps the one before
+                        here = origin + (p - p0) * strip.pitch + q
+                        tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
+                        weight = weights
+                        for channel in range(layout.inner):
+                            base = here + channel * plane
+                            for t in range(first_tap, first_tap + taps):
+                                start = base + shifts[t]
+                                tile = add_outer_groups(tile, pixels, start, layout.image, images, packed, weight)
+                                weight += block
+                        if layout.activation:
+                            tile = relu_tile(tile)
+                        to, between = row + classes[index, START_W] + q * layout.step[1], layout.step[1]
+                        if step == 1:
+                            store_transposed(result, to, 1, size, apart, images, tile, channels, width)
+                        elif step == 2:
+                            store_transposed(result, to, 2, size, apart, images, tile, channels, width)
+                        else:
+                            store_transposed(result, to, between, size, apart, images, tile, channels, width)
 
     body.__name__ = f"_channels_{images}x{width}x{columns}_{step}"
     return parallel(body)

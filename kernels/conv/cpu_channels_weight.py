@@ -80,6 +80,7 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
+    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     shifts: np.ndarray  # per group of taps of a block of channels, the last repeated to a whole tile
     pixels: np.ndarray  # where the first tap of each result of a strip's images lies
@@ -104,7 +105,7 @@ class _Work(NamedTuple):
 
 
 def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each product, and those cycles."""
+    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
 
     def cost(tile: Tile) -> float:
         channels = -(-kg // (tile.columns * lanes)) * tile.columns * lanes / kg
@@ -112,7 +113,7 @@ def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, fl
         # Two products or two loads a cycle, four cycles from a sum to the next; shifts that find no register are loaded.
         shifts = max(0, tile.groups - 6)
         cycles = max(tile.rows * tile.columns / 2, (tile.rows + tile.columns + shifts) / 2, 4) + 0.5
-        return channels * taps * cycles / (tile.rows * tile.columns * lanes)
+        return channels * taps * cycles / (tile.rows * tile.columns / 2)
 
     tiles = [
         Tile(n, width, columns)
@@ -137,7 +138,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     cg, kg, (r, s) = spec.c // spec.groups, spec.k // spec.groups, spec.kernel
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     width = s if spec.dilation[1] == 1 and s + 2 <= simd.REGISTERS // 2 else 1
-    tile, _ = _choose_tile(kg, cg * r * s // width, width, lanes)
+    tile, cost = _choose_tile(kg, cg * r * s // width, width, lanes)
     k_tile = tile.columns * lanes
     k_block = min(-(-kg // k_tile), max(1, FILTERS // k_tile)) * k_tile
     c_block = max(1, min(cg, SUM_BYTES // (r * s * k_block * itemsize)))
@@ -167,7 +168,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     )  # fmt: skip
     down, across = (np.arange(count) * step for count, step in zip((rows, spec.out[1]), spec.stride, strict=True))
     places = (np.arange(images)[:, None, None] * image + down[:, None] * strip.pitch + across).reshape(-1)
-    return _Work(layout, strip, tile, lanes, phase_table(axes), shifts, places.astype(np.int64))
+    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), shifts, places.astype(np.int64))
 
 
 @helper
