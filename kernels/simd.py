@@ -118,7 +118,7 @@ def _mask(builder: Any, count: Any, column: int, kind: Tile) -> Any:
 
 
 def _before(builder: Any, first: int, limit: Any, kind: Tile) -> Any:
-    """Lanes, numbered from ``first``, that lie before ``limit``: compared as 32-bit numbers, which fill half the registers."""
+    """Lanes, numbered from ``first``, before ``limit``: compared as 32-bit numbers, which fill half the registers."""
     numbers = ir.Constant(ir.VectorType(_I32, kind.lanes), [first + i for i in range(kind.lanes)])
     return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(limit, _I32), kind.lanes))
 

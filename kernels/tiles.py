@@ -30,18 +30,17 @@ from .simd import (
     _splat,
 )  # fmt: skip
 
-
 AHEAD = 6  # vectors that a transposing load fetches ahead of its many short runs, which hardware does not foresee
 
 
-def _add_rows(context: Any, builder: Any, tile: Tile, value: Any, a: Any, starts: list[Any], b: Any, bo: Any) -> Any:
+def _add_rows(context: Any, builder: Any, tile: Tile, value: Any, a: Any, starts: Any, b: Any, bo: Any) -> Any:
     """value[i, j] + a[starts[i]] * b[bo + j]; a and b are (type, array) pairs."""
     columns = [
-        _load(builder, _address(context, builder, *b, _moved(builder, bo, j * tile.lanes)), tile)
+        _load(builder, _address(context, builder, b[0], b[1], _moved(builder, bo, j * tile.lanes)), tile)
         for j in range(tile.columns)
     ]
     for i, start in enumerate(starts):
-        row = _splat(builder, builder.load(_address(context, builder, *a, start)), tile.lanes)
+        row = _splat(builder, builder.load(_address(context, builder, a[0], a[1], start)), tile.lanes)
         for j, column in enumerate(columns):
             n = i * tile.columns + j
             value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
@@ -163,9 +162,7 @@ def store_transposed(typingctx, y, offset, step, stride, group_stride, groups, t
         return context.get_dummy_value()
 
     number = types.int64
-    return types.void(
-        y, number, step if constant else number, number, number, groups, tile, number, number
-    ), codegen
+    return types.void(y, number, step if constant else number, number, number, groups, tile, number, number), codegen
 
 
 def _store_every_second(builder: Any, value: Any, address: Any, mask: Any, kind: Tile) -> None:

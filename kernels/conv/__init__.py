@@ -19,9 +19,15 @@ VARIANTS = (
         "pointwise", "input_grad", "cpu", cpu_pointwise.refuses, cpu_pointwise.input_grad, cpu_pointwise.workspace_bytes
     ),
     Variant("channels", "forward", "cpu", cpu_channels.refuses, cpu_channels.forward, cpu_channels.workspace_bytes),
-    Variant("channels", "input_grad", "cpu", cpu_channels.refuses, cpu_channels.input_grad, cpu_channels.workspace_bytes),
     Variant(
-        "channels", "weight_grad", "cpu", cpu_channels_weight.refuses, cpu_channels_weight.weight_grad,
+        "channels", "input_grad", "cpu", cpu_channels.refuses, cpu_channels.input_grad, cpu_channels.workspace_bytes
+    ),
+    Variant(
+        "channels",
+        "weight_grad",
+        "cpu",
+        cpu_channels_weight.refuses,
+        cpu_channels_weight.weight_grad,
         cpu_channels_weight.workspace_bytes,
     ),
     Variant("tiled", "forward", "cpu", cpu_only, cpu_tiled.forward, cpu_tiled.workspace_bytes),

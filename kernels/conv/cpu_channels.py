@@ -29,6 +29,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_groups, load_transposed, store_transposed
 from ..variant import Problem, cpu_only
+from . import cpu_tiled
 from .lattice import (
     FIRST_TAP,
     RESULTS_H,
@@ -43,9 +44,12 @@ from .lattice import (
     forward_axis,
     gradient_axis,
     make_strip,
+    most_taps,
     phase_table,
 )  # fmt: skip
 
+WRITING = 10  # products in whose time a vector of results is written
+CONFLICT = 75  # and more where planes lie a multiple of 4096 bytes apart
 STRIP_BYTES = host.l2_bytes() // 2
 # Rejected: blocks of summed channels whose weights stay in the first-level cache, sums in scratch between: 2% slower.
 JOBS = 8  # jobs wanted before the result channels are cut into parts
@@ -57,6 +61,16 @@ class Tile(NamedTuple):
     groups: int  # images
     width: int  # pixels of a row
     columns: int  # vectors of channels
+
+
+# images x width x columns; few enough that a network compiles few of them, and every width has one that fits.
+_SHAPES = (
+    "1x14x2 1x13x2 1x11x2 1x10x2 1x8x2 1x7x2 1x4x2 1x1x2 2x7x2 2x6x2 2x5x2 3x4x2 4x3x2 4x2x2 8x1x2 2x3x2 2x2x2 1x9x3 "
+    "1x28x1 1x20x1 1x16x1 1x10x1 1x4x1 1x2x1 1x1x1 2x10x1 2x7x1 4x4x1 8x2x1 8x1x1"
+    if simd.REGISTERS == 32
+    else "1x6x2 1x5x2 1x4x2 1x2x2 1x1x2 2x3x2 3x2x2 6x1x2 1x13x1 1x8x1 1x7x1 1x4x1 1x2x1 1x1x1 2x7x1 4x3x1 6x2x1 8x1x1"
+)
+TILES = tuple(Tile(*map(int, shape.split("x"))) for shape in _SHAPES.split())
 
 
 class _Layout(NamedTuple):
@@ -86,7 +100,9 @@ class _Work(NamedTuple):
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
-    places: np.ndarray  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
+    places: (
+        np.ndarray
+    )  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
 
     @property
     def block(self) -> int:
@@ -120,7 +136,7 @@ class _Work(NamedTuple):
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Tile, float]:
+def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> tuple[Tile, float]:
     """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
 
     def cost(tile: Tile) -> float:
@@ -128,19 +144,13 @@ def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Til
         pixels = sum(-(-w // width) * width for w in widths) / sum(widths) * -(-n // images) * images / n
         channels = -(-outer // (columns * lanes)) * columns * lanes / outer
         rows = images * width
-        # Two products or nearly two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
+        # Two products or nearly two loads a cycle, and four cycles from a sum to the next.
         cycles = max(rows * columns / 2, 0.6 * (rows + columns), 4) + 0.6 + 0.3 * images + 0.6 * columns
-        return pixels * channels * cycles / (rows * columns / 2)
+        # Planes 4096 bytes apart meet in one set of the first-level cache, and drive out lines that were half written.
+        writing = WRITING + (CONFLICT if plane_bytes % 4096 == 0 and width % lanes else 0)
+        return pixels * channels * (cycles / (rows * columns / 2) + writing / terms)
 
-    most = -(-outer // lanes)
-    tiles = [
-        Tile(images, width, columns)
-        for columns in range(1, min(4, most) + 1)
-        for width in range(1, min(widths) + 1)
-        for images in range(1, min(n, 8) + 1)
-        if images * width * columns + columns + 1 <= simd.REGISTERS
-    ]
-    best = min(tiles, key=cost)
+    best = min((tile for tile in TILES if tile.width <= min(widths) and tile.groups <= n), key=cost)
     return best, cost(best)
 
 
@@ -148,12 +158,12 @@ def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
 ) -> _Work:
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    tile, cost = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
+    widths = [c.results for c in axes[1].classes]
+    plane_bytes = result[0] * result[1] * itemsize
+    tile, cost = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
     strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
-    in_place = all(
-        axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes
-    )
+    in_place = all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
     if in_place:
         strip = strip._replace(pitch=width, plane=height * width)
     image = (spec.groups if in_place else 1) * inner * strip.planes * strip.plane
@@ -289,9 +299,7 @@ def _run(
     )  # fmt: skip
     tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
     kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0)
-    kernel(
-        work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0]
-    )
+    kernel(work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0])
 
 
 def forward(
@@ -312,7 +320,15 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 
 def refuses(problem: Problem) -> str:
-    return cpu_only(problem)
+    """Leaves to the tiled kernel what costs less there."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    if reason := cpu_only(problem):
+        return reason
+    if problem.direction == "forward":
+        ours, others = _forward_work(problem.spec, itemsize), cpu_tiled.forward_work(problem.spec, itemsize)
+    else:
+        ours, others = _gradient_work(problem.spec, itemsize), cpu_tiled.gradient_work(problem.spec, itemsize)
+    return "" if ours.cost < others.cost else f"expected at {ours.cost / others.cost:.2f} times the tiled row's time"
 
 
 def workspace_bytes(problem: Problem) -> int:

@@ -46,6 +46,7 @@ from .lattice import (
     forward_axis,
     gradient_axis,
     make_strip,
+    most_taps,
     phase_table,
 )  # fmt: skip
 
@@ -57,7 +58,7 @@ TILES = (
     if simd.REGISTERS == 32
     else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8))
 )
-FINISHING = 8  # products in whose time a vector of results passes through scratch
+WRITING = 3, 12  # products in whose time a vector of results is written: straight, or by way of scratch
 
 
 class _Layout(NamedTuple):
@@ -124,7 +125,7 @@ def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[
         (rows, columns), way = choice
         sums = -(-outer // rows) * rows * way.runs * -(-way.run // (columns * lanes)) * columns * lanes
         few = max(1, 8 / (rows * columns))  # four cycles from a sum to the next
-        return sums * (few + 1 / rows + 0.1 / columns + (0 if way.plain else FINISHING / terms))
+        return sums * (few + 1 / rows + 0.1 / columns + WRITING[not way.plain] / terms)
 
     tile, way = min(product(TILES, ways), key=cost)
     return tile, way, cost((tile, way))
@@ -140,8 +141,7 @@ def _work(
     ways = [_Run(1, flat, step == (1, 1) and strip.pitch == axes[1].results)]
     if step == (1, 1):
         ways.append(_Run(strip.results, axes[1].results, True))
-    terms = inner * max(1, *(len(v.taps) * len(h.taps) for v, h in product(axes[0].classes, axes[1].classes)))
-    tile, way, cost = _choose_tile(outer, ways, terms, lanes)
+    tile, way, cost = _choose_tile(outer, ways, inner * most_taps(axes), lanes)
     length = -(-way.run // (tile[1] * lanes)) * tile[1] * lanes
     overhang = max(0, axes[1].span + (way.runs - 1) * strip.pitch + length - strip.results * strip.pitch)
     layout = _Layout(
@@ -153,13 +153,13 @@ def _work(
 
 
 @lru_cache(maxsize=1024)
-def _forward_work(spec: ConvSpec, itemsize: int) -> _Work:
+def forward_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (forward_axis(spec, 0), forward_axis(spec, 1))
     return _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
 
 
 @lru_cache(maxsize=1024)
-def _gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
+def gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (gradient_axis(spec, 0), gradient_axis(spec, 1))
     return _work(spec, axes, spec.k // spec.groups, spec.c // spec.groups, spec.size, 0, itemsize)
 
@@ -277,19 +277,19 @@ def forward(
     """y[n, k] = bias[k] + sum over c, r, s of w[k, c, r, s] times x[n, c] shifted."""
     taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
     strides = (spec.k // spec.groups * filter_size, taps, filter_size)
-    _run(_forward_work(spec, x.itemsize), x, w, bias, strides, workspace, out)
+    _run(forward_work(spec, x.itemsize), x, w, bias, strides, workspace, out)
 
 
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gx[n, c] = sum over k, r, s of w[k, c, r, s] times gy[n, k] shifted the other way."""
     taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
     strides = (spec.k // spec.groups * filter_size, filter_size, taps)
-    _run(_gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), strides, workspace, out)
+    _run(gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), strides, workspace, out)
 
 
 def workspace_bytes(problem: Problem) -> int:
     """The packed weights, and a strip with its results for each thread."""
     itemsize = 8 if problem.dtype == "float64" else 4
-    work = (_forward_work if problem.direction == "forward" else _gradient_work)(problem.spec, itemsize)
+    work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
     elements = work.packed + num_threads() * work.scratch
     return -(-elements * itemsize // 8) * 8
