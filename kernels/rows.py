@@ -9,6 +9,7 @@ from .simd import (
     load_every_second,
     load_tile,
     load_window,
+    prefetch,
     relu_tile,
     store_tile,
     store_tile_part,
@@ -16,6 +17,7 @@ from .simd import (
 )  # fmt: skip
 from .squares import spread_vector
 
+AHEAD = 1024  # elements that a copy is fetched ahead: twice the speed from the third-level cache (Zen 5)
 SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
 
 # AMD cores forward no data from a masked store to a later load, so rows of scratch are written in whole vectors that
@@ -37,12 +39,15 @@ def copy_row(scratch, at, count, source, start, step, low, high):
     lanes = lanes_of(scratch)
     if step == 1:
         for j in range(0, count, lanes):
+            prefetch(source, start + j + AHEAD)
             if low <= j and j + lanes <= high:
                 store_tile(scratch, at + j, 0, load_tile(source, start + j, 0, 1, 1))
             else:
                 store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
         for j in range(0, count, lanes):
+            prefetch(source, start + 2 * j + AHEAD)
+            prefetch(source, start + 2 * j + AHEAD + lanes)
             if low <= j and j + lanes <= high:
                 store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, 0, lanes))
             else:

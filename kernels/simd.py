@@ -114,8 +114,13 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 def _mask(builder: Any, count: Any, column: int, kind: Tile) -> Any:
     """Lanes of a column that lie before ``count``."""
-    numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), [column * kind.lanes + i for i in range(kind.lanes)])
-    return builder.icmp_signed("<", numbers, _splat(builder, count, kind.lanes))
+    return _before(builder, column * kind.lanes, count, kind)
+
+
+def _before(builder: Any, first: int, limit: Any, kind: Tile) -> Any:
+    """Lanes, numbered from ``first``, before ``limit``: compared as 32-bit numbers, which fill half the registers."""
+    numbers = ir.Constant(ir.VectorType(_I32, kind.lanes), [first + i for i in range(kind.lanes)])
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(limit, _I32), kind.lanes))
 
 
 def _masked_name(what: str, kind: Tile) -> str:
@@ -142,6 +147,24 @@ def _masked_store(builder: Any, value: Any, address: Any, mask: Any, kind: Tile)
 
 def _moved(builder: Any, offset: Any, elements: int) -> Any:
     return builder.add(offset, ir.Constant(_I64, elements))
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    """Fetch a cache line into the second-level cache: in the first, runs that lie 4096 bytes apart drive each other out."""
+    signature = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(function, [address, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
+
+
+@intrinsic
+def prefetch(typingctx, x, offset):
+    """Fetch the cache line of x[offset], which may lie outside x, into the second-level cache."""
+
+    def codegen(context, builder, signature, args):
+        _prefetch(builder, _address(context, builder, x, *args))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -255,10 +278,8 @@ def load_window(typingctx, y, offset, low, high):
 
     def codegen(context, builder, signature, args):
         yv, start, first, last = args
-        numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), list(range(kind.lanes)))
-        behind = builder.icmp_signed(">=", numbers, _splat(builder, first, kind.lanes))
-        before = builder.icmp_signed("<", numbers, _splat(builder, last, kind.lanes))
-        vector = _masked_load(builder, _address(context, builder, y, yv, start), builder.and_(behind, before), kind)
+        chosen = builder.and_(builder.not_(_before(builder, 0, first, kind)), _before(builder, 0, last, kind))
+        vector = _masked_load(builder, _address(context, builder, y, yv, start), chosen, kind)
         return builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), vector, 0)
 
     return kind(y, types.int64, types.int64, types.int64), codegen
@@ -275,11 +296,10 @@ def load_every_second(typingctx, y, offset, low, high):
         last = builder.sub(builder.mul(last, ir.Constant(_I64, 2)), ir.Constant(_I64, 1))
         halves = []
         for half in range(2):
-            numbers = ir.Constant(ir.VectorType(_I64, kind.lanes), [half * kind.lanes + i for i in range(kind.lanes)])
-            behind = builder.icmp_signed(">=", numbers, _splat(builder, first, kind.lanes))
-            before = builder.icmp_signed("<", numbers, _splat(builder, last, kind.lanes))
+            behind = builder.not_(_before(builder, half * kind.lanes, first, kind))
+            chosen = builder.and_(behind, _before(builder, half * kind.lanes, last, kind))
             address = _address(context, builder, y, yv, _moved(builder, start, half * kind.lanes))
-            halves.append(_masked_load(builder, address, builder.and_(behind, before), kind))
+            halves.append(_masked_load(builder, address, chosen, kind))
         even = ir.Constant(ir.VectorType(_I32, kind.lanes), [2 * i for i in range(kind.lanes)])
         vector = builder.shuffle_vector(*halves, even)
         return builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), vector, 0)

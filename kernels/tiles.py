@@ -26,29 +26,21 @@ from .simd import (
     _masked_load,
     _masked_store,
     _moved,
+    _prefetch,
     _splat,
 )  # fmt: skip
 
 AHEAD = 6  # vectors that a transposing load fetches ahead of its many short runs, which hardware does not foresee
 
 
-def _add_rows(
-    context: Any,
-    builder: Any,
-    tile: Tile,
-    value: Any,
-    a: tuple[Any, Any],
-    starts: list[Any],
-    b: tuple[Any, Any],
-    bo: Any,
-) -> Any:
+def _add_rows(context: Any, builder: Any, tile: Tile, value: Any, a: Any, starts: Any, b: Any, bo: Any) -> Any:
     """value[i, j] + a[starts[i]] * b[bo + j]; a and b are (type, array) pairs."""
     columns = [
-        _load(builder, _address(context, builder, *b, _moved(builder, bo, j * tile.lanes)), tile)
+        _load(builder, _address(context, builder, b[0], b[1], _moved(builder, bo, j * tile.lanes)), tile)
         for j in range(tile.columns)
     ]
     for i, start in enumerate(starts):
-        row = _splat(builder, builder.load(_address(context, builder, *a, start)), tile.lanes)
+        row = _splat(builder, builder.load(_address(context, builder, a[0], a[1], start)), tile.lanes)
         for j, column in enumerate(columns):
             n = i * tile.columns + j
             value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
@@ -88,13 +80,6 @@ def add_outer_at(typingctx, tile, a, a_offset, shifts, first, width, b, b_offset
         return _add_rows(context, builder, tile, value, (a, av), starts, (b, bv), bo)
 
     return tile(tile, a, types.int64, shifts, types.int64, width, b, types.int64), codegen
-
-
-def _prefetch(builder: Any, address: Any) -> None:
-    """Fetch a cache line into the second-level cache: in the first, runs that lie 4096 bytes apart drive each other out."""
-    signature = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
-    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [address, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
 
 
 def _transposed(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:

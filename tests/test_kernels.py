@@ -443,7 +443,7 @@ def tiny_blocks(monkeypatch):
     monkeypatch.setattr(cpu_tiled_weight, "STRIP_BYTES", 1500)
     monkeypatch.setattr(cpu_tiled_weight, "CHANNELS", 2)
     monkeypatch.setattr(cpu_tiled_weight, "JOBS", 50)
-    caches = (cpu_tiled._forward_work, cpu_tiled._gradient_work, cpu_tiled_weight._work)
+    caches = (cpu_tiled.forward_work, cpu_tiled.gradient_work, cpu_tiled_weight.weight_work)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -459,17 +459,24 @@ def test_tiled_rows_with_tiny_blocks(row, tiny_blocks):
 
 
 @pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "tiled"], ids=row_id)
-@pytest.mark.parametrize("tile", [0, 1, 2, 3, 4])
-def test_every_tile_size(row, tile, monkeypatch):
+@pytest.mark.parametrize("straight", [False, True], ids=["flat", "straight"])
+@pytest.mark.parametrize("tile", range(10))
+def test_every_tile_size(row, tile, straight, monkeypatch):
     from convkern.kernels.conv import cpu_tiled, cpu_tiled_weight
 
-    caches = (cpu_tiled._forward_work, cpu_tiled._gradient_work, cpu_tiled_weight._work)
-    for module in (cpu_tiled, cpu_tiled_weight):
-        monkeypatch.setattr(module, "_choose_tile", lambda *_, tiles=module.TILES: tiles[tile % len(tiles)])
+    def choose(outer, ways, terms, lanes):
+        return cpu_tiled.TILES[tile % len(cpu_tiled.TILES)], ways[-1 if straight else 0], 1.0
+
+    def choose_weight(rows, columns):
+        return cpu_tiled_weight.TILES[tile % len(cpu_tiled_weight.TILES)], 1.0
+
+    caches = (cpu_tiled.forward_work, cpu_tiled.gradient_work, cpu_tiled_weight.weight_work)
+    monkeypatch.setattr(cpu_tiled, "_choose_tile", choose)
+    monkeypatch.setattr(cpu_tiled_weight, "_choose_tile", choose_weight)
     for cache in caches:
         cache.cache_clear()
-    for case in CONVS[::3]:
-        assert check_conv(row, case.spec(), "float32")
+    for case in CONVS[tile % 3 :: 3]:
+        assert check_conv(row, case.spec(), "float32", make=integers, exact=True)
     for cache in caches:
         cache.cache_clear()
 

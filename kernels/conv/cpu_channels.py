@@ -29,6 +29,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_groups, load_transposed, store_transposed
 from ..variant import Problem, cpu_only
+from . import cpu_tiled
 from .lattice import (
     FIRST_TAP,
     RESULTS_H,
@@ -43,12 +44,15 @@ from .lattice import (
     forward_axis,
     gradient_axis,
     make_strip,
+    most_taps,
     phase_table,
 )  # fmt: skip
 
+WRITING = 10  # products in whose time a vector of results is written
+CONFLICT = 75  # and more where planes lie a multiple of 4096 bytes apart
 STRIP_BYTES = host.l2_bytes() // 2
-WEIGHT_BYTES = 24 * 1024
-JOBS = 16  # jobs wanted before the result channels are cut into parts
+# Rejected: blocks of summed channels whose weights stay in the first-level cache, sums in scratch between: 2% slower.
+JOBS = 8  # jobs wanted before the result channels are cut into parts
 
 
 class Tile(NamedTuple):
@@ -57,6 +61,16 @@ class Tile(NamedTuple):
     groups: int  # images
     width: int  # pixels of a row
     columns: int  # vectors of channels
+
+
+# images x width x columns; few enough that a network compiles few of them, and every width has one that fits.
+_SHAPES = (
+    "1x14x2 1x13x2 1x11x2 1x10x2 1x8x2 1x7x2 1x4x2 1x1x2 2x7x2 2x6x2 2x5x2 3x4x2 4x3x2 4x2x2 8x1x2 2x3x2 2x2x2 1x9x3 "
+    "1x28x1 1x20x1 1x16x1 1x10x1 1x4x1 1x2x1 1x1x1 2x10x1 2x7x1 4x4x1 8x2x1 8x1x1"
+    if simd.REGISTERS == 32
+    else "1x6x2 1x5x2 1x4x2 1x2x2 1x1x2 2x3x2 3x2x2 6x1x2 1x13x1 1x8x1 1x7x1 1x4x1 1x2x1 1x1x1 2x7x1 4x3x1 6x2x1 8x1x1"
+)
+TILES = tuple(Tile(*map(int, shape.split("x"))) for shape in _SHAPES.split())
 
 
 class _Layout(NamedTuple):
@@ -70,7 +84,6 @@ class _Layout(NamedTuple):
     step: Pair  # between the results of a class
     results: int  # rows of results over all strips, at most
     parts: int  # of the result channels
-    together: int  # summed channels whose weights for a tile stay in the first-level cache
     in_place: bool
     image: int  # elements from one image of the source, or of the strip, to the next
     activation: int
@@ -83,10 +96,13 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
+    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
-    places: np.ndarray  # (3, taps): for every tap its class's first tap, the class's taps, its number there
+    places: (
+        np.ndarray
+    )  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
 
     @property
     def block(self) -> int:
@@ -112,15 +128,7 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         images = 0 if self.layout.in_place else self.tile.groups * self.layout.image
-        return max(images + self.sums, self.lanes * self.lanes) + SLACK
-
-    @property
-    def sums(self) -> int:
-        """Elements of the sums of all tiles of a strip, kept from one block of summed channels to the next."""
-        if self.layout.together >= self.layout.inner:
-            return 0
-        widest = max(self.classes[:, RESULTS_W])
-        return self.strip.results * -(-widest // self.tile.width) * self.tile.groups * self.tile.width * self.block
+        return max(images, self.lanes * self.lanes) + SLACK
 
     @property
     def jobs(self) -> int:
@@ -128,27 +136,21 @@ class _Work(NamedTuple):
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def _choose_tile(n: int, outer: int, widths: list[int], lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each result, tap and summed channel, and those cycles."""
+def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> tuple[Tile, float]:
+    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
 
     def cost(tile: Tile) -> float:
         images, width, columns = tile
         pixels = sum(-(-w // width) * width for w in widths) / sum(widths) * -(-n // images) * images / n
         channels = -(-outer // (columns * lanes)) * columns * lanes / outer
         rows = images * width
-        # Two products or two loads a cycle, and four cycles from a sum to the next; weights come from the second level.
-        cycles = max(rows * columns / 2, (rows + columns) / 2, 4) + 0.6 + 0.1 * images + 0.25 * columns
-        return pixels * channels * cycles / (rows * columns * lanes)
+        # Two products or nearly two loads a cycle, and four cycles from a sum to the next.
+        cycles = max(rows * columns / 2, 0.6 * (rows + columns), 4) + 0.6 + 0.3 * images + 0.6 * columns
+        # Planes 4096 bytes apart meet in one set of the first-level cache, and drive out lines that were half written.
+        writing = WRITING + (CONFLICT if plane_bytes % 4096 == 0 and width % lanes else 0)
+        return pixels * channels * (cycles / (rows * columns / 2) + writing / terms)
 
-    most = -(-outer // lanes)
-    tiles = [
-        Tile(images, width, columns)
-        for columns in range(1, min(4, most) + 1)
-        for width in range(1, min(widths) + 1)
-        for images in range(1, min(n, 8) + 1)
-        if images * width * columns + columns + 1 <= simd.REGISTERS
-    ]
-    best = min(tiles, key=cost)
+    best = min((tile for tile in TILES if tile.width <= min(widths) and tile.groups <= n), key=cost)
     return best, cost(best)
 
 
@@ -156,7 +158,9 @@ def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
 ) -> _Work:
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    tile, _ = _choose_tile(max(spec.n, 1), outer, [c.results for c in axes[1].classes], lanes)
+    widths = [c.results for c in axes[1].classes]
+    plane_bytes = result[0] * result[1] * itemsize
+    tile, cost = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
     strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
     in_place = all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
@@ -167,18 +171,15 @@ def _work(
     blocks = -(-outer // (tile.columns * lanes))
     parts = max(1, min(blocks, -(-JOBS // max(jobs, 1))))
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
-    most_taps = max(1, *classes[:, TAPS])
-    together = max(1, WEIGHT_BYTES // (most_taps * tile.columns * lanes * itemsize))
-    together = -(-inner // -(-inner // together))
     layout = _Layout(
         spec.n, spec.groups, inner, outer, result, (axes[0].step, axes[1].step), axes[0].results,
-        parts, together, in_place, image, activation,
+        parts, in_place, image, activation,
     )  # fmt: skip
     places = np.full((3, math.prod(spec.kernel)), -1, np.int64)
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    return _Work(layout, strip, tile, lanes, phase_table(axes), classes, shifts, places)
+    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), classes, shifts, places)
 
 
 @lru_cache(maxsize=1024)
@@ -237,11 +238,10 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
         plane = strip.used[0] * strip.used[1] * strip.plane
         source_image = layout.inner * strip.source[0] * strip.source[1]
         begin = (n * layout.groups + group) * source_image
-        mine = scratch[worker]
         if layout.in_place:
-            pixels, origin, sums = source, begin + p0 * strip.pitch, 0
+            pixels, origin = source, begin + p0 * strip.pitch
         else:
-            pixels, origin, sums = mine, 0, images * layout.image
+            pixels, origin = scratch[worker], 0
             for image in range(images):
                 start = begin + image * layout.groups * source_image
                 copy_strip(source, start, layout.inner, p0, strip, phases, pixels, image * layout.image)
@@ -250,47 +250,33 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
         apart = layout.groups * layout.outer * size
         for b in range(part * blocks // layout.parts, (part + 1) * blocks // layout.parts):
             target = ((n * layout.groups + group) * layout.outer + b * block) * size
+            channels = layout.outer - b * block
             for index in range(classes.shape[0]):
                 first_tap, taps = classes[index, FIRST_TAP], classes[index, TAPS]
                 weights = (first_tap * layout.groups * blocks + (group * blocks + b) * taps) * layout.inner * block
                 results_w = classes[index, RESULTS_W]
-                p1 = min(p0 + strip.results, classes[index, RESULTS_H])
-                for c0 in range(0, layout.inner, layout.together):
-                    c1 = min(c0 + layout.together, layout.inner)
-                    at = sums
-                    for p in range(p0, p1):
-                        row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
-                        for ideal in range(0, results_w, width):
-                            q = min(ideal, results_w - width)  # the last tile overlaps the one before
-                            if c0 == 0:
-                                tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
-                            else:
-                                tile = load_tile(mine, at, block, rows, columns)
-                            here = origin + (p - p0) * strip.pitch + q
-                            weight = weights + c0 * taps * block
-                            for channel in range(c0, c1):
-                                base = here + channel * plane
-                                for t in range(first_tap, first_tap + taps):
-                                    tile = add_outer_groups(
-                                        tile, pixels, base + shifts[t], layout.image, images, packed, weight
-                                    )
-                                    weight += block
-                            if c1 < layout.inner:
-                                store_tile(mine, at, block, tile)
-                                at += rows * block
-                                continue
-                            at += rows * block
-                            if layout.activation:
-                                tile = relu_tile(tile)
-                            to = row + classes[index, START_W] + q * layout.step[1]
-                            channels = layout.outer - b * block
-                            if step == 1:
-                                store_transposed(result, to, 1, size, apart, images, tile, channels, width)
-                            elif step == 2:
-                                store_transposed(result, to, 2, size, apart, images, tile, channels, width)
-                            else:
-                                between = layout.step[1]
-                                store_transposed(result, to, between, size, apart, images, tile, channels, width)
+                for p in range(p0, min(p0 + strip.results, classes[index, RESULTS_H])):
+                    row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
+                    for ideal in range(0, results_w, width):
+                        q = min(ideal, results_w - width)  # the last tile overlaps the one before
+                        here = origin + (p - p0) * strip.pitch + q
+                        tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
+                        weight = weights
+                        for channel in range(layout.inner):
+                            base = here + channel * plane
+                            for t in range(first_tap, first_tap + taps):
+                                start = base + shifts[t]
+                                tile = add_outer_groups(tile, pixels, start, layout.image, images, packed, weight)
+                                weight += block
+                        if layout.activation:
+                            tile = relu_tile(tile)
+                        to, between = row + classes[index, START_W] + q * layout.step[1], layout.step[1]
+                        if step == 1:
+                            store_transposed(result, to, 1, size, apart, images, tile, channels, width)
+                        elif step == 2:
+                            store_transposed(result, to, 2, size, apart, images, tile, channels, width)
+                        else:
+                            store_transposed(result, to, between, size, apart, images, tile, channels, width)
 
     body.__name__ = f"_channels_{images}x{width}x{columns}_{step}"
     return parallel(body)
@@ -334,7 +320,15 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 
 def refuses(problem: Problem) -> str:
-    return cpu_only(problem)
+    """Leaves to the tiled kernel what costs less there."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    if reason := cpu_only(problem):
+        return reason
+    if problem.direction == "forward":
+        ours, others = _forward_work(problem.spec, itemsize), cpu_tiled.forward_work(problem.spec, itemsize)
+    else:
+        ours, others = _gradient_work(problem.spec, itemsize), cpu_tiled.gradient_work(problem.spec, itemsize)
+    return "" if ours.cost < others.cost else f"expected at {ours.cost / others.cost:.2f} times the tiled row's time"
 
 
 def workspace_bytes(problem: Problem) -> int:

@@ -30,10 +30,12 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_at, load_transposed
 from ..variant import Problem, cpu_only
+from . import cpu_tiled_weight
 from .lattice import Axis, AxisClass, Strip, Tap, class_tables, copy_strip, make_strip, phase_table
 
 STRIP_BYTES = 384 * 1024  # of inputs and gradients at a time
 SUM_BYTES = 320 * 1024  # of sums in a job
+WIDTHS = (1, 2, 3, 4, 5, 7, 11) if simd.REGISTERS == 32 else (1, 2, 3, 4, 5)  # taps side by side that have tiles
 FILTERS = 128  # output channels in a job
 RUN = 256  # pixels that make loading and storing a tile's sums cheap
 JOBS = 16  # jobs wanted; else the batch is cut into parts
@@ -80,6 +82,7 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
+    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     shifts: np.ndarray  # per group of taps of a block of channels, the last repeated to a whole tile
     pixels: np.ndarray  # where the first tap of each result of a strip's images lies
@@ -104,7 +107,7 @@ class _Work(NamedTuple):
 
 
 def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each product, and those cycles."""
+    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
 
     def cost(tile: Tile) -> float:
         channels = -(-kg // (tile.columns * lanes)) * tile.columns * lanes / kg
@@ -112,14 +115,14 @@ def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, fl
         # Two products or two loads a cycle, four cycles from a sum to the next; shifts that find no register are loaded.
         shifts = max(0, tile.groups - 6)
         cycles = max(tile.rows * tile.columns / 2, (tile.rows + tile.columns + shifts) / 2, 4) + 0.5
-        return channels * taps * cycles / (tile.rows * tile.columns * lanes)
+        return channels * taps * cycles / (tile.rows * tile.columns / 2)
 
-    tiles = [
-        Tile(n, width, columns)
-        for columns in range(1, min(4, -(-kg // lanes)) + 1)
-        for n in range(1, groups + 1 if groups < 32 else 32)
-        if n * width * columns + columns + 1 <= simd.REGISTERS
-    ]
+    tiles = []
+    for columns in range(1, min(3, -(-kg // lanes)) + 1):
+        most = (simd.REGISTERS - 1 - columns) // (columns * width)
+        tiles += [
+            Tile(n, width, columns) for n in {1, most - 1, most} if n > 0 and n * width * columns <= simd.REGISTERS
+        ]
     best = min(tiles, key=cost)
     return best, cost(best)
 
@@ -136,8 +139,8 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (_dense_axis(spec, 0), _dense_axis(spec, 1))
     cg, kg, (r, s) = spec.c // spec.groups, spec.k // spec.groups, spec.kernel
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    width = s if spec.dilation[1] == 1 and s + 2 <= simd.REGISTERS // 2 else 1
-    tile, _ = _choose_tile(kg, cg * r * s // width, width, lanes)
+    width = s if spec.dilation[1] == 1 and s in WIDTHS else 1
+    tile, cost = _choose_tile(kg, cg * r * s // width, width, lanes)
     k_tile = tile.columns * lanes
     k_block = min(-(-kg // k_tile), max(1, FILTERS // k_tile)) * k_tile
     c_block = max(1, min(cg, SUM_BYTES // (r * s * k_block * itemsize)))
@@ -167,7 +170,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     )  # fmt: skip
     down, across = (np.arange(count) * step for count, step in zip((rows, spec.out[1]), spec.stride, strict=True))
     places = (np.arange(images)[:, None, None] * image + down[:, None] * strip.pitch + across).reshape(-1)
-    return _Work(layout, strip, tile, lanes, phase_table(axes), shifts, places.astype(np.int64))
+    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), shifts, places.astype(np.int64))
 
 
 @helper
@@ -270,7 +273,12 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 
 
 def refuses(problem: Problem) -> str:
-    return cpu_only(problem)
+    """Leaves to the tiled kernel what costs less there: few output channels."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    if reason := cpu_only(problem):
+        return reason
+    ours, others = _work(problem.spec, itemsize).cost, cpu_tiled_weight.weight_work(problem.spec, itemsize).cost
+    return "" if ours < others else f"expected at {ours / others:.2f} times the tiled row's time"
 
 
 def workspace_bytes(problem: Problem) -> int:

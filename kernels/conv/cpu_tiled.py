@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -45,13 +46,19 @@ from .lattice import (
     forward_axis,
     gradient_axis,
     make_strip,
+    most_taps,
     phase_table,
 )  # fmt: skip
 
 # A strip takes half of the second-level cache; less costs up to 15% on 3x3 layers (Zen 5, 192 KiB against 512 KiB).
 STRIP_BYTES = host.l2_bytes() // 2
 # (rows, columns) of the tiles: as many sums as leave registers for the operands.
-TILES = ((8, 3), (8, 2), (6, 4), (4, 6), (2, 12), (1, 16)) if simd.REGISTERS == 32 else ((6, 2), (4, 3), (2, 5), (1, 8))
+TILES = (
+    ((8, 3), (8, 2), (12, 2), (6, 4), (6, 2), (4, 6), (3, 7), (2, 12), (1, 16))
+    if simd.REGISTERS == 32
+    else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8))
+)
+WRITING = 3, 12  # products in whose time a vector of results is written: straight, or by way of scratch
 
 
 class _Layout(NamedTuple):
@@ -64,9 +71,11 @@ class _Layout(NamedTuple):
     result: Pair  # height and width
     step: Pair  # between the results of a class
     results: int  # rows of results over all strips, at most
-    length: int  # flattened results of a strip, in whole tiles
+    runs: int  # of neighbouring results in a strip: its rows, or one of them all
+    run: int  # results of a run
+    length: int  # of a run in whole tiles
     overhang: int  # elements behind the strip that its last tile reads and drops
-    plain: bool  # the results of a strip lie in the output as they lie in the strip
+    plain: bool  # the results of a run lie in the output as they lie in the strip
     activation: int
 
 
@@ -76,6 +85,7 @@ class _Work(NamedTuple):
     layout: _Layout
     strip: Strip
     tile: Pair
+    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
@@ -95,18 +105,30 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         planes = self.layout.inner * self.strip.planes
-        return planes * self.strip.plane + self.layout.overhang + self.tile[0] * self.layout.length + SLACK
+        sums = 0 if self.layout.plain else self.tile[0] * self.layout.length
+        return planes * self.strip.plane + self.layout.overhang + sums + SLACK
 
 
-def _choose_tile(outer: int, pixels: int, lanes: int) -> Pair:
-    """The tile that computes the fewest sums for nothing; a low tile loads more for each product, which counts too."""
+class _Run(NamedTuple):
+    """How results are cut: ``runs`` runs of ``run`` results, straight to the output if ``plain``."""
 
-    def cost(tile: Pair) -> float:
-        rows, columns = tile
-        sums = -(-outer // rows) * rows * -(-pixels // (columns * lanes)) * columns * lanes
-        return sums * (1 + 1 / rows + 0.1 / columns)
+    runs: int
+    run: int
+    plain: bool
 
-    return min(TILES, key=cost)
+
+def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[Pair, _Run, float]:
+    """The tile and the way that compute the fewest sums for nothing, with their cost in sums; a low tile loads more for
+    each product, which counts too."""
+
+    def cost(choice: tuple[Pair, _Run]) -> float:
+        (rows, columns), way = choice
+        sums = -(-outer // rows) * rows * way.runs * -(-way.run // (columns * lanes)) * columns * lanes
+        few = max(1, 8 / (rows * columns))  # four cycles from a sum to the next
+        return sums * (few + 1 / rows + 0.1 / columns + WRITING[not way.plain] / terms)
+
+    tile, way = min(product(TILES, ways), key=cost)
+    return tile, way, cost((tile, way))
 
 
 def _work(
@@ -114,26 +136,30 @@ def _work(
 ) -> _Work:
     strip = make_strip(axes, inner, itemsize, STRIP_BYTES)
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    pixels = (strip.results - 1) * strip.pitch + axes[1].results
-    tile = _choose_tile(outer, pixels, lanes)
-    length = -(-pixels // (tile[1] * lanes)) * tile[1] * lanes
-    overhang = max(0, axes[1].span + length - strip.results * strip.pitch)
     step = (axes[0].step, axes[1].step)
-    plain = step == (1, 1) and strip.pitch == axes[1].results
+    flat = (strip.results - 1) * strip.pitch + axes[1].results
+    ways = [_Run(1, flat, step == (1, 1) and strip.pitch == axes[1].results)]
+    if step == (1, 1):
+        ways.append(_Run(strip.results, axes[1].results, True))
+    tile, way, cost = _choose_tile(outer, ways, inner * most_taps(axes), lanes)
+    length = -(-way.run // (tile[1] * lanes)) * tile[1] * lanes
+    overhang = max(0, axes[1].span + (way.runs - 1) * strip.pitch + length - strip.results * strip.pitch)
     layout = _Layout(
-        spec.n, spec.groups, inner, outer, result, step, axes[0].results, length, overhang, plain, activation
-    )
-    return _Work(layout, strip, tile, phase_table(axes), *class_tables(axes, strip, spec.kernel[1]))
+        spec.n, spec.groups, inner, outer, result, step, axes[0].results, way.runs, way.run, length, overhang,
+        way.plain, activation,
+    )  # fmt: skip
+    cost /= outer * strip.results * axes[1].results
+    return _Work(layout, strip, tile, cost, phase_table(axes), *class_tables(axes, strip, spec.kernel[1]))
 
 
 @lru_cache(maxsize=1024)
-def _forward_work(spec: ConvSpec, itemsize: int) -> _Work:
+def forward_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (forward_axis(spec, 0), forward_axis(spec, 1))
     return _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
 
 
 @lru_cache(maxsize=1024)
-def _gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
+def gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (gradient_axis(spec, 0), gradient_axis(spec, 1))
     return _work(spec, axes, spec.k // spec.groups, spec.c // spec.groups, spec.size, 0, itemsize)
 
@@ -182,11 +208,13 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
             for block in range(blocks):
                 weights = first_tap * layout.groups * blocks + (group * blocks + block) * taps
                 weights *= layout.inner * rows
-                for first in range(0, layout.length, columns * lanes_of(result)):
+                vectors = layout.length // (columns * lanes_of(result))
+                for turn in range((p1 - p0 if layout.runs > 1 else 1) * vectors):
+                    run, first = turn // vectors, turn % vectors * columns * lanes_of(result)
                     tile = zero_tile(result, rows, columns)
                     weight = weights
                     for channel in range(layout.inner):
-                        base = channel * channel_planes + first
+                        base = channel * channel_planes + run * strip.pitch + first
                         for t in range(first_tap, first_tap + taps):
                             tile = add_outer(tile, packed, weight, mine, base + shifts[t])
                             weight += rows
@@ -196,8 +224,8 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                         if layout.activation:
                             tile = relu_tile(tile)
                         size = layout.result[0] * layout.result[1]
-                        to = (image * layout.outer + block * rows) * size + p0 * strip.pitch + first
-                        pixels = (p1 - p0) * strip.pitch - first
+                        to = (image * layout.outer + block * rows) * size + (p0 + run) * layout.result[1] + first
+                        pixels = (layout.run if layout.runs > 1 else (p1 - p0) * layout.result[1]) - first
                         store_tile_part(result, to, size, tile, layout.outer - block * rows, pixels)
                     else:
                         store_tile(mine, sums + first, layout.length, tile)
@@ -249,19 +277,19 @@ def forward(
     """y[n, k] = bias[k] + sum over c, r, s of w[k, c, r, s] times x[n, c] shifted."""
     taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
     strides = (spec.k // spec.groups * filter_size, taps, filter_size)
-    _run(_forward_work(spec, x.itemsize), x, w, bias, strides, workspace, out)
+    _run(forward_work(spec, x.itemsize), x, w, bias, strides, workspace, out)
 
 
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gx[n, c] = sum over k, r, s of w[k, c, r, s] times gy[n, k] shifted the other way."""
     taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
     strides = (spec.k // spec.groups * filter_size, filter_size, taps)
-    _run(_gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), strides, workspace, out)
+    _run(gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), strides, workspace, out)
 
 
 def workspace_bytes(problem: Problem) -> int:
     """The packed weights, and a strip with its results for each thread."""
     itemsize = 8 if problem.dtype == "float64" else 4
-    work = (_forward_work if problem.direction == "forward" else _gradient_work)(problem.spec, itemsize)
+    work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
     elements = work.packed + num_threads() * work.scratch
     return -(-elements * itemsize // 8) * 8

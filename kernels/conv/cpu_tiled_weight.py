@@ -30,6 +30,7 @@ from .lattice import Strip, class_tables, copy_strip, forward_axis, make_strip, 
 
 STRIP_BYTES = 256 * 1024  # of inputs at a time, and about as much of gradients; half costs up to 20% (Zen 5, stride 2)
 CHANNELS = 32  # block of input and of output channels; twice that for 1x1, where a copy serves fewer products
+LANE_SUMS = 10  # vectors of pixels in whose time a tile is summed over the lanes
 RUN = 1024  # pixels that make summing over the lanes cheap
 JOBS = 16  # jobs wanted before the batch is cut into parts
 TILES = ((4, 6), (6, 4), (8, 3), (2, 12), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
@@ -60,6 +61,7 @@ class _Work(NamedTuple):
     layout: _Layout
     strip: Strip
     tile: Pair
+    cost: float  # of a product, in the time of one
     phases: np.ndarray
     shifts: np.ndarray  # per (channel of a block, tap), then repeated to a whole tile
 
@@ -82,18 +84,19 @@ class _Work(NamedTuple):
         return a.images * planes + a.overhang + a.images * a.k_rows * a.length + SLACK
 
 
-def _choose_tile(rows: int, columns: int) -> Pair:
-    """The tile that computes the fewest sums for nothing, loads counted."""
+def _choose_tile(rows: int, columns: int) -> tuple[Pair, float]:
+    """The tile that computes the fewest sums for nothing, loads counted, and its sums by those wanted."""
 
     def cost(tile: Pair) -> float:
         r, c = tile
         return -(-rows // r) * r * -(-columns // c) * c * (1 + (r + c) / (r * c))
 
-    return min(TILES, key=cost)
+    tile = min(TILES, key=cost)
+    return tile, cost(tile) / (rows * columns)
 
 
 @lru_cache(maxsize=1024)
-def _work(spec: ConvSpec, itemsize: int) -> _Work:
+def weight_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (forward_axis(spec, 0), forward_axis(spec, 1))
     cg, kg, taps = spec.c // spec.groups, spec.k // spec.groups, spec.kernel[0] * spec.kernel[1]
     channels = CHANNELS if taps > 1 else 2 * CHANNELS
@@ -108,7 +111,8 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     images = max(1, min(spec.n, room, -(-RUN // length)) if strips == 1 else 1)
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
     parts = max(1, min(-(-spec.n // images), -(-JOBS // blocks)))
-    tile = _choose_tile(k_block, c_block * taps)
+    tile, cost = _choose_tile(k_block, c_block * taps)
+    cost *= strips * (length + LANE_SUMS * lanes / images) / max(1, spec.out[0] * spec.out[1])
     _, tap_shifts, _ = class_tables(axes, strip, spec.kernel[1])
     shifts = (np.arange(c_block)[:, None] * strip.planes * strip.plane + tap_shifts).reshape(-1)
     whole = -(-len(shifts) // tile[1]) * tile[1]
@@ -117,7 +121,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
         spec.n, spec.groups, cg, kg, taps, spec.out, c_block, k_block, -(-k_block // tile[0]) * tile[0],
         parts, images, strips, length, overhang,
     )  # fmt: skip
-    return _Work(layout, strip, tile, phase_table(axes), shifts)
+    return _Work(layout, strip, tile, cost, phase_table(axes), shifts)
 
 
 @helper
@@ -193,7 +197,7 @@ _KERNELS = {tile: _tile_kernel(*tile) for tile in TILES}
 
 def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gw[k, c, r, s] = sum over n, p, q of gy[n, k] times x[n, c] shifted."""
-    work = _work(spec, x.itemsize)
+    work = weight_work(spec, x.itemsize)
     room = workspace.view(out.dtype)
     partial = room[: work.partial] if work.partial else out.reshape(-1)
     scratch = thread_rows(room[work.partial :], work.scratch)
@@ -206,5 +210,5 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 def workspace_bytes(problem: Problem) -> int:
     """Partial sums, and the strips of each thread."""
     itemsize = 8 if problem.dtype == "float64" else 4
-    work = _work(problem.spec, itemsize)
+    work = weight_work(problem.spec, itemsize)
     return -(-(work.partial + num_threads() * work.scratch) * itemsize // 8) * 8

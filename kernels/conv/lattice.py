@@ -14,6 +14,7 @@ Source of the shifts: Zhang, Franchetti and Low, "High performance zero-memory o
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -120,6 +121,11 @@ def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: in
         (vertical.size, horizontal.size), (vertical.phases, horizontal.phases), used,
         (vertical.first, horizontal.first), height, rows, pitch, height * pitch,
     )  # fmt: skip
+
+
+def most_taps(axes: tuple[Axis, Axis]) -> int:
+    """Taps of the class with the most, at least one."""
+    return math.prod(max(1, *(len(c.taps) for c in axis.classes)) for axis in axes)
 
 
 def phase_table(axes: tuple[Axis, Axis]) -> np.ndarray:
