@@ -43,6 +43,13 @@ def bench_command(
     precision: Annotated[
         str, typer.Option(help="default, or strict: only rows that sum in the arrays' dtype.")
     ] = "default",
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure whole training steps beside PyTorch instead: '*', or comma-separated names of networks.",
+            metavar="NETWORKS",
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Most turns of each rival on a case.", min=1)] = 15,
     seconds: Annotated[
         float | None,
@@ -65,6 +72,12 @@ def bench_command(
     from . import plot as plots
     from . import report, table
 
+    if steps is not None or show is not None:
+        from . import steps as training
+
+        if steps is not None or training.load(show):  # type: ignore[arg-type]
+            _steps(steps, rounds=rounds, seconds=seconds, seed=seed, out=out, show=show)
+            return
     if show is not None:
         result = report.load(show)
     else:
@@ -84,6 +97,23 @@ def bench_command(
         typer.echo(f"result {out}", err=markdown)
         if not result["complete"]:
             raise typer.Exit(_INTERRUPTED)
+
+
+def _steps(names: str | None, *, out: Path | None, show: Path | None, **options: Any) -> None:
+    """Measure training steps and save the result, or show an earlier one."""
+    from . import report
+    from . import steps as training
+
+    if names is None:
+        assert show is not None
+        training.show(training.load(show) or {})
+        return
+    with _progress() as tell:
+        result = training.run(training.select(_words(names)), tell=tell, **options)
+    out = out or Path("runs") / f"steps-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    report.save(result, out)
+    training.show(result)
+    typer.echo(f"result {out}")
 
 
 def _words(text: str) -> list[str]:

@@ -203,6 +203,8 @@ def _count_uses(root: Node) -> dict[Node, int]:
 
 
 def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> None:
+    from .ops import add
+
     assert root.grad_fn is not None
     waiting = _count_uses(root.grad_fn)
     grads: dict[Node, list[Any]] = {root.grad_fn: [None] * len(root.grad_fn.outputs)}
@@ -227,7 +229,7 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
                 shape, dtype = parent.outputs[index]
                 gradient = _fitted(gradient, shape, dtype, node)
                 slots = grads.setdefault(parent, [None] * len(parent.outputs))
-                slots[index] = gradient if slots[index] is None else slots[index] + gradient
+                slots[index] = gradient if slots[index] is None else add(slots[index], gradient)
             waiting[parent] -= 1
             if waiting[parent] == 0:
                 ready.append(parent)
@@ -267,7 +269,9 @@ def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[in
         return
     array = np.asarray(gradient)  # arithmetic on arrays without axes gives NumPy scalars
     if target.grad is not None:
-        target.grad = Tensor(target.grad.data + array)
+        from .ops import add
+
+        target.grad = Tensor(np.asarray(add(target.grad.data, array)))
     else:
         if id(array) in given or is_view(array) or not array.flags.writeable:
             array = array.copy()

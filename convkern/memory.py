@@ -24,6 +24,7 @@ class _Pool:
     def __init__(self) -> None:
         self.free: dict[int, list[bytearray]] = {}
         self.waiting = 0  # bytes
+        self.missed = 0  # arrays for which nothing waited
         self.lock = threading.RLock()  # a collection inside may end leases on the same thread
 
     def take(self, size: int) -> bytearray:
@@ -32,6 +33,7 @@ class _Pool:
             if blocks:
                 self.waiting -= size
                 return blocks.pop()
+            self.missed += 1
         return bytearray(size + ALIGNMENT)
 
     def give(self, block: bytearray) -> None:
@@ -82,6 +84,11 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def is_view(array: np.ndarray) -> bool:
     """True if the array shares another array's memory; one that fills a lease of its own does not."""
     return array.base is not None and type(array.base) is not _Lease
+
+
+def misses() -> int:
+    """How many large arrays took new memory so far, because none of their size was waiting."""
+    return _pool.missed
 
 
 def empty_cache() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,3 +114,44 @@ def test_many_threads_share_the_pool():
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18_cifar", "vgg16_cifar"])
+def test_a_steady_step_takes_no_new_memory(name):
+    """After a few steps all large arrays come from the pool; what NumPy allocates besides is small."""
+    channels, size = (1, 28) if name == "lenet5" else (3, 32)
+    model = ck.models.build(name)
+    optimizer = ck.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x = np.random.default_rng(0).standard_normal((8, channels, size, size)).astype(np.float32)
+    labels = np.arange(8)
+
+    def step():
+        optimizer.zero_grad()
+        ck.nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    gc.collect()
+    before = memory.misses()
+    tracemalloc.start()
+    try:
+        step()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert memory.misses() == before
+    assert peak - held < 1 << 20  # a single activation of VGG16 at this batch has 2 MiB
+
+
+def test_misses_are_counted():
+    memory.empty_cache()
+    before = memory.misses()
+    first = memory.empty((1 << 20,), np.float32)
+    assert memory.misses() == before + 1
+    del first
+    assert memory.empty((1 << 20,), np.float32).size == 1 << 20
+    assert memory.misses() == before + 1

@@ -7,6 +7,7 @@ import pytest
 
 import convkern as ck
 from convkern import models, nn, ops
+from convkern.bench.rivals import networks
 
 
 def images(n=3, channels=1, size=28, seed=0):
@@ -70,11 +71,7 @@ def test_seeds():
 
 def torch_lenet(model):
     torch = pytest.importorskip("torch")
-    t = torch.nn
-    twin = t.Sequential(
-        t.Conv2d(1, 6, 5, padding=2), t.ReLU(), t.AvgPool2d(2), t.Conv2d(6, 16, 5), t.ReLU(), t.AvgPool2d(2), t.Flatten(),
-        t.Linear(400, 120), t.ReLU(), t.Linear(120, 84), t.ReLU(), t.Linear(84, 10),
-    ).double()  # fmt: skip
+    twin = networks.lenet5().double()
     twin.load_state_dict({name: torch.tensor(value) for name, value in model.state_dict().items()})
     return twin
 
@@ -155,55 +152,13 @@ def test_the_same_input_gives_the_same_bits():
 # --- networks with batch normalisation
 
 
-def torch_vgg16(t):
-    layers, channels = [], 3
-    for wider in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
-        if wider == 0:
-            layers.append(t.MaxPool2d(2))
-            continue
-        layers += [t.Conv2d(channels, wider, 3, padding=1), t.BatchNorm2d(wider), t.ReLU()]
-        channels = wider
-    return t.Sequential(*layers, t.Flatten(), t.Linear(512, 10))
-
-
-def torch_resnet18(t):
-    class Block(t.Module):
-        def __init__(self, inputs, channels, stride):
-            super().__init__()
-            self.conv1 = t.Conv2d(inputs, channels, 3, stride, 1, bias=False)
-            self.bn1 = t.BatchNorm2d(channels)
-            self.conv2 = t.Conv2d(channels, channels, 3, 1, 1, bias=False)
-            self.bn2 = t.BatchNorm2d(channels)
-            self.shortcut = t.Sequential()
-            if stride == 2:
-                self.shortcut = t.Sequential(t.Conv2d(inputs, channels, 1, 2, bias=False), t.BatchNorm2d(channels))
-
-        def forward(self, x):
-            y = self.bn1(self.conv1(x)).relu()
-            return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
-
-    class ResNet18(t.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = t.Sequential(t.Conv2d(3, 64, 3, 1, 1, bias=False), t.BatchNorm2d(64), t.ReLU())
-            sizes = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
-            self.stages = t.Sequential(*(t.Sequential(Block(a, b, s), Block(b, b, 1)) for a, b, s in sizes))
-            self.head = t.Linear(512, 10)
-
-        def forward(self, x):
-            return self.head(self.stages(self.stem(x)).mean((2, 3)))
-
-    return ResNet18()
-
-
 @pytest.mark.parametrize(
-    ("name", "twin", "count"),
-    [("vgg16_cifar", torch_vgg16, 14_728_266), ("resnet18_cifar", torch_resnet18, 11_173_962)],
+    ("name", "count"), [("lenet5", 61_706), ("vgg16_cifar", 14_728_266), ("resnet18_cifar", 11_173_962)]
 )
-def test_networks_as_in_pytorch(name, twin, count):
+def test_networks_as_in_pytorch(name, count):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    theirs = twin(torch.nn).double()
+    theirs = getattr(networks, name)().double()
     mine = models.build(name).to(np.float64)
     assert sum(p.size for p in mine.parameters()) == sum(p.numel() for p in theirs.parameters()) == count
     state = {key: value.numpy() for key, value in theirs.state_dict().items()}
@@ -214,7 +169,8 @@ def test_networks_as_in_pytorch(name, twin, count):
     mine.load_state_dict(state)
     theirs.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
 
-    x, labels = images(4, 3, 32), np.array([3, 0, 9, 3])
+    x = images(4) if name == "lenet5" else images(4, 3, 32)
+    labels = np.array([3, 0, 9, 3])
     logits = mine(x)
     ops.cross_entropy(logits, labels).backward()
     expected = theirs(torch.tensor(x))

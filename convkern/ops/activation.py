@@ -9,11 +9,12 @@ import numpy as np
 
 from ..device import FLOATS, kernel_array, like_format
 from ..graph import record
-from ..kernels.spec import ChannelSpec, ElementwiseSpec
+from ..kernels.spec import ChannelSpec
 from ..kernels.variant import Problem
 from ..memory import empty
 from ..plan import execute
 from . import arguments as arg
+from .elementwise import elementwise
 from .reduce import axes_of
 from .reduce import sum as sum_
 
@@ -31,7 +32,7 @@ def relu(x: Any) -> Any:
     """
     xa = arg.array_of(x, "x")
     if xa.dtype.newbyteorder("=") in FLOATS:
-        y = like_format(xa, _elementwise("relu", xa))
+        y = like_format(xa, elementwise("relu", xa))
     else:
         y = np.asarray(np.maximum(xa, 0))
     return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
@@ -40,7 +41,7 @@ def relu(x: Any) -> Any:
 def relu_grad(gy: Any, y: Any) -> Any:
     """gy where the ReLU let something through, else 0."""
     result = arg.array_of(y, "y")
-    gx = like_format(result, _elementwise("relu_grad", arg.array_of(gy, "gy"), result))
+    gx = like_format(result, elementwise("relu_grad", arg.array_of(gy, "gy"), result))
     return record("relu backward", gx, (gy,), lambda needs, ggx, y: [relu_grad(ggx, y)], (result,))
 
 
@@ -53,14 +54,6 @@ def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
     rows = (kernel_array(a).reshape(spec) for a in (gy, y))
     execute(problem, *rows, out=(g.reshape(spec), sums))
     return like_format(y, g), sums
-
-
-def _elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
-    """Run an elementwise row over arrays of one shape."""
-    out = empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
-    problem = Problem("elementwise", direction, "cpu", out.dtype.name, "default", ElementwiseSpec(out.size))
-    execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
-    return out
 
 
 def sigmoid(x: Any) -> Any:

@@ -6,6 +6,7 @@ from ..variant import Variant, cpu_only, no_workspace
 from . import cpu_chunks, cpu_planes
 
 VARIANTS = (
+    Variant("chunks", "add", "cpu", cpu_only, cpu_chunks.add, no_workspace, tunables={"CHUNK": 16384}),
     Variant("chunks", "relu", "cpu", cpu_only, cpu_chunks.relu, no_workspace, tunables={"CHUNK": 16384}),
     Variant("chunks", "relu_grad", "cpu", cpu_only, cpu_chunks.relu_grad, no_workspace, tunables={"CHUNK": 16384}),
     Variant(

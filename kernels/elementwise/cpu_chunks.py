@@ -39,3 +39,16 @@ def _relu_grad(job, worker, gy, y, gx):
 def relu_grad(gy: np.ndarray, y: np.ndarray, spec: ElementwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """out = gy where the ReLU's result y is positive or NaN, else 0."""
     _relu_grad(_jobs(spec.size), gy, y, out)
+
+
+@parallel
+def _add(job, worker, a, b, y):
+    first = job * CHUNK
+    left, right, there = a[first : first + CHUNK], b[first : first + CHUNK], y[first : first + CHUNK]
+    for i in range(left.size):
+        there[i] = left[i] + right[i]
+
+
+def add(a: np.ndarray, b: np.ndarray, spec: ElementwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """out = a + b."""
+    _add(_jobs(spec.size), a, b, out)

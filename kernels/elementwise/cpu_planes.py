@@ -14,31 +14,28 @@ from ..tile_math import add, load_part, passed, tile_sum
 from ..variant import Problem
 
 BLOCK = 16384  # elements in a job
-WIDE = 4  # vectors in flight
 
 
 @parallel
 def _relu_bias_grad(job, worker, gy, y, spec, images, sums, g):
     # gy, y, g (N, C, L), flat; sums (jobs, C)
-    lanes = lanes_of(g)
-    whole = spec.pixels // (WIDE * lanes) * WIDE * lanes
-    zero = zero_tile(g, 1, 1)
+    lanes, zero = lanes_of(g), zero_tile(g, 1, 1)
+    whole = spec.pixels // lanes * lanes
     mine = sums[job]
     for c in range(spec.c):
         mine[c] = 0
     for number in range(job * images * spec.c, min((job + 1) * images, spec.n) * spec.c):
-        plane = number * spec.pixels
-        wide_sum, thin_sum = zero_tile(g, 1, WIDE), zero
-        for i in range(plane, plane + whole, WIDE * lanes):
-            wide = passed(load_tile(gy, i, 0, 1, WIDE), load_tile(y, i, 0, 1, WIDE))
-            store_tile(g, i, 0, wide)
-            wide_sum = add(wide_sum, wide)
-        for i in range(plane + whole, plane + spec.pixels, lanes):
-            rest = plane + spec.pixels - i
-            thin = passed(load_part(gy, i, rest, zero), load_part(y, i, rest, zero))
-            store_tile_part(g, i, 0, thin, 1, rest)
-            thin_sum = add(thin_sum, thin)
-        mine[number % spec.c] += np.float64(tile_sum(wide_sum)) + np.float64(tile_sum(thin_sum))
+        plane, total = number * spec.pixels, zero
+        for i in range(plane, plane + whole, lanes):
+            v = passed(load_tile(gy, i, 0, 1, 1), load_tile(y, i, 0, 1, 1))
+            store_tile(g, i, 0, v)
+            total = add(total, v)
+        if whole < spec.pixels:
+            i, rest = plane + whole, spec.pixels - whole
+            v = passed(load_part(gy, i, rest, zero), load_part(y, i, rest, zero))
+            store_tile_part(g, i, 0, v, 1, rest)
+            total = add(total, v)
+        mine[number % spec.c] += tile_sum(total)
 
 
 def _jobs(spec: ChannelSpec) -> tuple[int, int]:

@@ -22,14 +22,6 @@ from ..variant import Problem
 
 PART = 16384  # elements of one channel in a partial sum: each lane adds up a few hundred of them
 BLOCK = 16384  # elements in a job of the passes that write
-WIDE = 4  # vectors in flight
-
-
-@helper
-def _whole(pixels, like):
-    """Pixels of a plane that fill wide tiles."""
-    wide = WIDE * lanes_of(like)
-    return pixels // wide * wide
 
 
 @parallel
@@ -37,29 +29,28 @@ def _statistics(job, worker, spec, parts, images, partial, x):
     # partial (C, parts, 2): mean and sum of squared differences from it, over some images of a channel
     c, part = job // parts, job % parts
     first, last = part * images, min((part + 1) * images, spec.n)
-    lanes, whole = lanes_of(x), _whole(spec.pixels, x)
-    total = zero_tile(x, 1, 1)
+    lanes, zero = lanes_of(x), zero_tile(x, 1, 1)
+    whole = spec.pixels // lanes * lanes
     plane = (first * spec.c + c) * spec.pixels
-    for i in range(0, spec.pixels, lanes):
-        total = add(total, load_part(x, plane + i, spec.pixels - i, zero_tile(x, 1, 1)))
+    total = load_part(x, plane + whole, spec.pixels - whole, zero)
+    for i in range(plane, plane + whole, lanes):
+        total = add(total, load_tile(x, i, 0, 1, 1))
     guess = x.dtype.type(tile_sum(total) / spec.pixels)
 
-    wide_guess, thin_guess = splat_tile(x, guess, WIDE), splat_tile(x, guess, 1)
-    wide_sum, wide_squares = zero_tile(x, 1, WIDE), zero_tile(x, 1, WIDE)
-    thin_sum, thin_squares = zero_tile(x, 1, 1), zero_tile(x, 1, 1)
+    center, moved, squares = splat_tile(x, guess, 1), zero, zero
     for n in range(first, last):
         plane = (n * spec.c + c) * spec.pixels
-        for i in range(0, whole, WIDE * lanes):
-            wide = sub(load_tile(x, plane + i, 0, 1, WIDE), wide_guess)
-            wide_sum, wide_squares = add(wide_sum, wide), fma(wide, wide, wide_squares)
-        for i in range(whole, spec.pixels, lanes):
-            thin = sub(load_part(x, plane + i, spec.pixels - i, thin_guess), thin_guess)
-            thin_sum, thin_squares = add(thin_sum, thin), fma(thin, thin, thin_squares)
+        for i in range(plane, plane + whole, lanes):
+            v = sub(load_tile(x, i, 0, 1, 1), center)
+            moved, squares = add(moved, v), fma(v, v, squares)
+        if whole < spec.pixels:
+            v = sub(load_part(x, plane + whole, spec.pixels - whole, center), center)
+            moved, squares = add(moved, v), fma(v, v, squares)
     count = (last - first) * spec.pixels
-    moved = np.float64(tile_sum(wide_sum)) + np.float64(tile_sum(thin_sum))
-    squares = np.float64(tile_sum(wide_squares)) + np.float64(tile_sum(thin_squares))
-    partial[c, part, 0] = np.float64(guess) + moved / count
-    partial[c, part, 1] = max(squares - moved * moved / count, np.float64(0)) if squares == squares else squares
+    distance, spread = np.float64(tile_sum(moved)), np.float64(tile_sum(squares))
+    partial[c, part, 0] = np.float64(guess) + distance / count
+    spread -= distance * distance / count
+    partial[c, part, 1] = spread if not spread < 0 else np.float64(0)  # NaN stays
 
 
 @parallel
@@ -100,30 +91,31 @@ def statistics(x: np.ndarray, spec: NormSpec, workspace: np.ndarray, out: np.nda
     _join(1, spec, parts, images, partial, out)
 
 
+@helper
+def _shown(x, residual, center, scale, shift, spec):
+    """One vector of the result."""
+    y = fma(sub(x, center), scale, shift)
+    if spec.residual:
+        y = add(y, residual)
+    return relu_tile(y) if spec.activation else y
+
+
 @parallel
 def _forward(job, worker, spec, planes, x, residual, affine, y):
-    lanes, whole = lanes_of(y), _whole(spec.pixels, y)
+    lanes, zero = lanes_of(y), zero_tile(y, 1, 1)
+    whole = spec.pixels // lanes * lanes
     for number in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         c, plane = number % spec.c, number * spec.pixels
-        center, scale, shift = affine[c], affine[spec.c + c], affine[2 * spec.c + c]
-        wide_center, thin_center = splat_tile(y, center, WIDE), splat_tile(y, center, 1)
-        wide_scale, thin_scale = splat_tile(y, scale, WIDE), splat_tile(y, scale, 1)
-        wide_shift, thin_shift = splat_tile(y, shift, WIDE), splat_tile(y, shift, 1)
-        for i in range(0, whole, WIDE * lanes):
-            wide = fma(sub(load_tile(x, plane + i, 0, 1, WIDE), wide_center), wide_scale, wide_shift)
-            if spec.residual:
-                wide = add(wide, load_tile(residual, plane + i, 0, 1, WIDE))
-            if spec.activation:
-                wide = relu_tile(wide)
-            store_tile(y, plane + i, 0, wide)
-        for i in range(whole, spec.pixels, lanes):
-            rest = spec.pixels - i
-            thin = fma(sub(load_part(x, plane + i, rest, thin_center), thin_center), thin_scale, thin_shift)
-            if spec.residual:
-                thin = add(thin, load_part(residual, plane + i, rest, thin_center))
-            if spec.activation:
-                thin = relu_tile(thin)
-            store_tile_part(y, plane + i, 0, thin, 1, rest)
+        center, scale = splat_tile(y, affine[c], 1), splat_tile(y, affine[spec.c + c], 1)
+        shift = splat_tile(y, affine[2 * spec.c + c], 1)
+        for i in range(plane, plane + whole, lanes):
+            other = load_tile(residual, i, 0, 1, 1) if spec.residual else zero
+            store_tile(y, i, 0, _shown(load_tile(x, i, 0, 1, 1), other, center, scale, shift, spec))
+        if whole < spec.pixels:
+            i, rest = plane + whole, spec.pixels - whole
+            other = load_part(residual, i, rest, zero) if spec.residual else zero
+            result = _shown(load_part(x, i, rest, zero), other, center, scale, shift, spec)
+            store_tile_part(y, i, 0, result, 1, rest)
 
 
 def _blocks(spec: NormSpec) -> tuple[int, int]:
@@ -145,38 +137,34 @@ def _sums(job, worker, spec, parts, images, partial, x, gy, y, affine, g):
     # partial (C, parts, 2): sums over some images of a channel
     c, part = job // parts, job % parts
     first, last = part * images, min((part + 1) * images, spec.n)
-    lanes, whole = lanes_of(x), _whole(spec.pixels, x)
-    center, scale, shift = affine[c], affine[spec.c + c], affine[2 * spec.c + c]
-    wide_center, thin_center = splat_tile(x, center, WIDE), splat_tile(x, center, 1)
-    wide_scale, thin_scale = splat_tile(x, scale, WIDE), splat_tile(x, scale, 1)
-    wide_shift, thin_shift = splat_tile(x, shift, WIDE), splat_tile(x, shift, 1)
-    wide_sum, wide_products = zero_tile(x, 1, WIDE), zero_tile(x, 1, WIDE)
-    thin_sum, thin_products = zero_tile(x, 1, 1), zero_tile(x, 1, 1)
+    lanes, zero = lanes_of(x), zero_tile(x, 1, 1)
+    whole = spec.pixels // lanes * lanes
+    center, scale = splat_tile(x, affine[c], 1), splat_tile(x, affine[spec.c + c], 1)
+    shift = splat_tile(x, affine[2 * spec.c + c], 1)
+    total, products = zero, zero
     for n in range(first, last):
         plane = (n * spec.c + c) * spec.pixels
-        for i in range(0, whole, WIDE * lanes):
-            wide = load_tile(gy, plane + i, 0, 1, WIDE)
-            moved = sub(load_tile(x, plane + i, 0, 1, WIDE), wide_center)
+        for i in range(plane, plane + whole, lanes):
+            v, moved = load_tile(gy, i, 0, 1, 1), sub(load_tile(x, i, 0, 1, 1), center)
             if spec.activation:
                 if spec.residual:
-                    wide = passed(wide, load_tile(y, plane + i, 0, 1, WIDE))
-                    store_tile(g, plane + i, 0, wide)
+                    v = passed(v, load_tile(y, i, 0, 1, 1))
+                    store_tile(g, i, 0, v)
                 else:  # the argument of the ReLU again, to the last bit as _forward had it: cheaper than reading y
-                    wide = passed(wide, fma(moved, wide_scale, wide_shift))
-            wide_sum, wide_products = add(wide_sum, wide), fma(wide, moved, wide_products)
-        for i in range(whole, spec.pixels, lanes):
-            rest = spec.pixels - i
-            thin = load_part(gy, plane + i, rest, zero_tile(x, 1, 1))
-            shifted = sub(load_part(x, plane + i, rest, thin_center), thin_center)
+                    v = passed(v, fma(moved, scale, shift))
+            total, products = add(total, v), fma(v, moved, products)
+        if whole < spec.pixels:
+            i, rest = plane + whole, spec.pixels - whole
+            v, moved = load_part(gy, i, rest, zero), sub(load_part(x, i, rest, center), center)
             if spec.activation:
                 if spec.residual:
-                    thin = passed(thin, load_part(y, plane + i, rest, thin_center))
-                    store_tile_part(g, plane + i, 0, thin, 1, rest)
+                    v = passed(v, load_part(y, i, rest, zero))
+                    store_tile_part(g, i, 0, v, 1, rest)
                 else:
-                    thin = passed(thin, fma(shifted, thin_scale, thin_shift))
-            thin_sum, thin_products = add(thin_sum, thin), fma(thin, shifted, thin_products)
-    partial[c, part, 0] = np.float64(tile_sum(wide_sum)) + np.float64(tile_sum(thin_sum))
-    partial[c, part, 1] = np.float64(tile_sum(wide_products)) + np.float64(tile_sum(thin_products))
+                    v = passed(v, fma(moved, scale, shift))
+            total, products = add(total, v), fma(v, moved, products)
+    partial[c, part, 0] = tile_sum(total)
+    partial[c, part, 1] = tile_sum(products)
 
 
 def sums(
@@ -196,29 +184,24 @@ def sums(
 
 @parallel
 def _input_grad(job, worker, spec, planes, x, gy, affine, gx):
-    lanes, whole = lanes_of(gx), _whole(spec.pixels, gx)
+    lanes, zero = lanes_of(gx), zero_tile(gx, 1, 1)
+    whole = spec.pixels // lanes * lanes
     for number in range(job * planes, min((job + 1) * planes, spec.n * spec.c)):
         c, plane = number % spec.c, number * spec.pixels
-        center, scale, shift = affine[c], affine[spec.c + c], affine[2 * spec.c + c]
-        slope, offset = affine[3 * spec.c + c], affine[4 * spec.c + c]
-        wide_center, thin_center = splat_tile(gx, center, WIDE), splat_tile(gx, center, 1)
-        wide_scale, thin_scale = splat_tile(gx, scale, WIDE), splat_tile(gx, scale, 1)
-        wide_shift, thin_shift = splat_tile(gx, shift, WIDE), splat_tile(gx, shift, 1)
-        wide_slope, thin_slope = splat_tile(gx, slope, WIDE), splat_tile(gx, slope, 1)
-        wide_offset, thin_offset = splat_tile(gx, offset, WIDE), splat_tile(gx, offset, 1)
-        for i in range(0, whole, WIDE * lanes):
-            wide = load_tile(gy, plane + i, 0, 1, WIDE)
-            moved = sub(load_tile(x, plane + i, 0, 1, WIDE), wide_center)
+        center, scale = splat_tile(gx, affine[c], 1), splat_tile(gx, affine[spec.c + c], 1)
+        shift, slope = splat_tile(gx, affine[2 * spec.c + c], 1), splat_tile(gx, affine[3 * spec.c + c], 1)
+        offset = splat_tile(gx, affine[4 * spec.c + c], 1)
+        for i in range(plane, plane + whole, lanes):
+            v, moved = load_tile(gy, i, 0, 1, 1), sub(load_tile(x, i, 0, 1, 1), center)
             if spec.activation:
-                wide = passed(wide, fma(moved, wide_scale, wide_shift))
-            store_tile(gx, plane + i, 0, fma(moved, wide_slope, fma(wide, wide_scale, wide_offset)))
-        for i in range(whole, spec.pixels, lanes):
-            rest = spec.pixels - i
-            thin = load_part(gy, plane + i, rest, zero_tile(gx, 1, 1))
-            shifted = sub(load_part(x, plane + i, rest, thin_center), thin_center)
+                v = passed(v, fma(moved, scale, shift))
+            store_tile(gx, i, 0, fma(moved, slope, fma(v, scale, offset)))
+        if whole < spec.pixels:
+            i, rest = plane + whole, spec.pixels - whole
+            v, moved = load_part(gy, i, rest, zero), sub(load_part(x, i, rest, zero), center)
             if spec.activation:
-                thin = passed(thin, fma(shifted, thin_scale, thin_shift))
-            store_tile_part(gx, plane + i, 0, fma(shifted, thin_slope, fma(thin, thin_scale, thin_offset)), 1, rest)
+                v = passed(v, fma(moved, scale, shift))
+            store_tile_part(gx, i, 0, fma(moved, slope, fma(v, scale, offset)), 1, rest)
 
 
 def input_grad(

@@ -1,0 +1,33 @@
+"""Running elementwise kernel rows; the operations are in the files beside."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..device import FLOATS, kernel_array
+from ..kernels.spec import ElementwiseSpec
+from ..kernels.variant import Problem
+from ..memory import SMALLEST, empty
+from ..plan import execute
+
+
+def elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
+    """Run an elementwise row over arrays of one shape and one floating dtype."""
+    out = empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
+    problem = Problem("elementwise", direction, "cpu", out.dtype.name, "default", ElementwiseSpec(out.size))
+    execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
+    return out
+
+
+def plain_and_large(a: object, b: object) -> bool:
+    """Two float arrays of one shape that lie in memory as kernels take them, and are worth a parallel loop."""
+    return (
+        isinstance(a, np.ndarray)
+        and isinstance(b, np.ndarray)
+        and a.nbytes >= SMALLEST
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and a.dtype in FLOATS
+        and a.flags.c_contiguous
+        and b.flags.c_contiguous
+    )
