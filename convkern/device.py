@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_NAMES = {"f": "float32", "d": "float64"}
 
 
 def gpu_status() -> str:
@@ -61,6 +62,11 @@ def as_array(value: Any, name: str) -> np.ndarray:
     except (RuntimeError, TypeError, ValueError, BufferError) as error:
         raise TypeError(f"{name}: {type(value).__name__} does not give its array: {error}") from error
     raise TypeError(f"{name} must be an array or a Tensor, got {type(value).__name__}")
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    """``dtype.name``, which takes NumPy longer than a small kernel takes for its work."""
+    return _NAMES.get(dtype.char) or dtype.name
 
 
 def is_channels_last(x: np.ndarray) -> bool:

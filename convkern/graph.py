@@ -8,6 +8,7 @@ records itself.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ from .memory import is_view
 from .tensor import Tensor, Version
 
 Vjp = Callable[..., Sequence[Any]]
+
+
+# How two gradients of one value become one; `convkern.ops` puts its own addition here, which uses all threads.
+add: Callable[[Any, Any], Any] = operator.add
 
 
 class _Mode(threading.local):
@@ -123,7 +128,10 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
     -------
     The array itself when no parent is a Tensor, otherwise a Tensor (or a tuple of them).
     """
-    if not any(isinstance(parent, Tensor) for parent in parents):
+    for parent in parents:
+        if isinstance(parent, Tensor):
+            break
+    else:
         return out
     many = isinstance(out, tuple)
     arrays = out if many else (out,)
@@ -131,8 +139,9 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
     for result in results:
         if is_view(result.data):
             _share_version(result, parents)
-    if _mode.enabled and any(isinstance(p, Tensor) and p.requires_grad for p in parents):
-        node = Node(name, [_edge(p) for p in parents], vjp, [(a.shape, a.dtype) for a in arrays])
+    edges = [_edge(parent) for parent in parents] if _mode.enabled else []
+    if edges.count(None) < len(edges):
+        node = Node(name, edges, vjp, [(a.shape, a.dtype) for a in arrays])
         for index, result in enumerate(results):
             if result.dtype in FLOATS:
                 result.requires_grad, result.grad_fn, result.output_index = True, node, index
@@ -203,8 +212,6 @@ def _count_uses(root: Node) -> dict[Node, int]:
 
 
 def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> None:
-    from .ops import add
-
     assert root.grad_fn is not None
     waiting = _count_uses(root.grad_fn)
     grads: dict[Node, list[Any]] = {root.grad_fn: [None] * len(root.grad_fn.outputs)}
@@ -269,8 +276,6 @@ def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[in
         return
     array = np.asarray(gradient)  # arithmetic on arrays without axes gives NumPy scalars
     if target.grad is not None:
-        from .ops import add
-
         target.grad = Tensor(np.asarray(add(target.grad.data, array)))
     else:
         if id(array) in given or is_view(array) or not array.flags.writeable:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import FLOATS, kernel_array, like_format
+from ..device import FLOATS, dtype_name, kernel_array, like_format
 from ..graph import record
 from ..kernels.spec import ChannelSpec
 from ..kernels.variant import Problem
@@ -50,7 +50,7 @@ def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
     shape = gy.shape if gy.ndim > 3 else (1, *gy.shape)
     spec = ChannelSpec(shape[0], shape[1], math.prod(shape[2:]))
     g, sums = empty(gy.shape, y.dtype.newbyteorder("=")), np.empty(spec.c, y.dtype.newbyteorder("="))
-    problem = Problem("elementwise", "relu_bias_grad", "cpu", g.dtype.name, "default", spec)
+    problem = Problem("elementwise", "relu_bias_grad", "cpu", dtype_name(g.dtype), "default", spec)
     rows = (kernel_array(a).reshape(spec) for a in (gy, y))
     execute(problem, *rows, out=(g.reshape(spec), sums))
     return like_format(y, g), sums

@@ -21,16 +21,21 @@ def array_of(value: Any, name: str) -> np.ndarray:
 
 def kept(value: Any, *others: Any) -> Any:
     """``value`` as the gradient of ``others`` will want it, or None where none of them requires one."""
-    if not any(isinstance(other, Tensor) and other.requires_grad for other in others):
+    for other in others:
+        if isinstance(other, Tensor) and other.requires_grad:
+            break
+    else:
         return None
     return value if isinstance(value, (Tensor, bool, int, float)) else device.as_array(value, "saved value")
 
 
 def float_arrays(function: str, **values: Any) -> list[np.ndarray]:
     """Arrays of one floating dtype, float32 or float64."""
+    taken = [array_of(value, name) for name, value in values.items()]
+    if taken[0].dtype.char in "fd" and len({array.dtype for array in taken}) == 1:
+        return taken
     arrays: dict[str, np.ndarray] = {}
-    for name, value in values.items():
-        array = array_of(value, name)
+    for (name, _), array in zip(values.items(), taken, strict=True):
         if array.dtype.newbyteorder("=") not in device.FLOATS:
             raise TypeError(f"{function}: {name} must be float32 or float64, got {array.dtype}")
         arrays[name] = array
@@ -43,6 +48,8 @@ def float_arrays(function: str, **values: Any) -> list[np.ndarray]:
 
 def integer(value: Any, name: str, minimum: int) -> int:
     """An integer of at least ``minimum``; bool and float are refused."""
+    if type(value) is int and value >= minimum:
+        return value
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import graph
 from ..graph import record
 from . import arguments as arg
 from .elementwise import elementwise, plain_and_large
@@ -44,6 +45,9 @@ def _sum(a: Any, b: Any) -> Any:
 def add(a: Any, b: Any) -> Any:
     """a + b."""
     return _binary("add", _sum, a, b, lambda needs, gy: (gy, gy))
+
+
+graph.add = add
 
 
 def sub(a: Any, b: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import kernel_array
+from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import ConvSpec, Pair, output_size, reach
 from ..kernels.variant import Problem
@@ -155,7 +155,7 @@ def conv2d(
     x_shape = xa.shape
     shape = _batched(x_shape, "conv2d", "x")
     spec = conv_spec("conv2d", shape, wa.shape, stride, padding, dilation, groups, activation)
-    problem = Problem("conv", "forward", "cpu", xa.dtype.name, arg.check_precision(precision), spec)
+    problem = Problem("conv", "forward", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x, w, bias))
     bias_array = _bias_array(bias, "conv2d", xa, spec.k)
     execute(problem, kernel_array(xa.reshape(shape)), kernel_array(wa), bias_array, out=y.reshape(spec.y_shape))
@@ -217,7 +217,7 @@ def conv2d_input_grad(
     if ga.shape != spec.y_shape[4 - len(input_shape) :]:
         expected = spec.y_shape[4 - len(input_shape) :]
         raise ValueError(f"{name}: gy must have the output's shape {expected} for input {input_shape}, got {ga.shape}")
-    problem = Problem("conv", "input_grad", "cpu", ga.dtype.name, arg.check_precision(precision), spec)
+    problem = Problem("conv", "input_grad", "cpu", dtype_name(ga.dtype), arg.check_precision(precision), spec)
     gx = arg.result_array(out, input_shape, ga.dtype, (gy, w))
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), kernel_array(wa), out=gx.reshape(spec.x_shape))
     gx = arg.deliver(gx, out, ga)
@@ -272,7 +272,7 @@ def conv2d_weight_grad(
     if ga.shape != spec.y_shape[4 - xa.ndim :]:
         expected = spec.y_shape[4 - xa.ndim :]
         raise ValueError(f"{name}: gy must have the output's shape {expected} for x {xa.shape}, got {ga.shape}")
-    problem = Problem("conv", "weight_grad", "cpu", xa.dtype.name, arg.check_precision(precision), spec)
+    problem = Problem("conv", "weight_grad", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
     gw = arg.result_array(out, spec.w_shape, xa.dtype, (x, gy))
     execute(problem, kernel_array(xa.reshape(shape)), kernel_array(ga.reshape(spec.y_shape)), out=gw)
     if out is not None:
@@ -294,7 +294,7 @@ def bias_grad(gy: Any) -> Any:
     gy_shape = ga.shape
     n, k, p, q = _batched(gy_shape, "bias_grad", "gy")
     spec = ConvSpec(n, 1, k, 1, (p, q), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (p, q))
-    problem = Problem("conv", "bias_grad", "cpu", ga.dtype.name, "default", spec)
+    problem = Problem("conv", "bias_grad", "cpu", dtype_name(ga.dtype), "default", spec)
     gb = np.empty(k, ga.dtype.newbyteorder("="))
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), out=gb)
 

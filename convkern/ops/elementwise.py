@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..device import FLOATS, kernel_array
+from ..device import FLOATS, dtype_name, kernel_array
 from ..kernels.spec import ElementwiseSpec
 from ..kernels.variant import Problem
 from ..memory import SMALLEST, empty
@@ -14,7 +14,7 @@ from ..plan import execute
 def elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
     """Run an elementwise row over arrays of one shape and one floating dtype."""
     out = empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
-    problem = Problem("elementwise", direction, "cpu", out.dtype.name, "default", ElementwiseSpec(out.size))
+    problem = Problem("elementwise", direction, "cpu", dtype_name(out.dtype), "default", ElementwiseSpec(out.size))
     execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
     return out
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..blas import SMALL, product
-from ..device import kernel_array
+from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import LinearSpec
 from ..kernels.variant import Problem
@@ -109,7 +109,7 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None) -
 
 
 def _problem(direction: str, spec: LinearSpec, dtype: np.dtype) -> Problem:
-    return Problem("linear", direction, "cpu", dtype.name, "default", spec)
+    return Problem("linear", direction, "cpu", dtype_name(dtype), "default", spec)
 
 
 def _product(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: LinearSpec) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import kernel_array, like_format
+from ..device import dtype_name, kernel_array, like_format
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
@@ -153,7 +153,7 @@ def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndar
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> Problem:
-    return Problem("norm", direction, "cpu", x.dtype.name, precision, spec)
+    return Problem("norm", direction, "cpu", dtype_name(x.dtype), precision, spec)
 
 
 def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import kernel_array
+from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import Pair, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
@@ -79,7 +79,7 @@ def _fitting(
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: PoolSpec) -> Problem:
-    return Problem("pool", direction, "cpu", x.dtype.name, arg.check_precision(precision), spec)
+    return Problem("pool", direction, "cpu", dtype_name(x.dtype), arg.check_precision(precision), spec)
 
 
 def max_pool2d(
