@@ -48,6 +48,7 @@ def _shifts(
 ) -> list[list[Any]]:
     """For each of ``columns`` the vectors array[offset + j + (column * lanes + i) * step] for j < count; ``window`` is
     (offset, low, high)."""
+    offset, low, high = window
     kind = Tile(array.dtype, 1, 1)
     lanes, zero = kind.lanes, ir.Constant(kind.vector, None)
 
@@ -56,7 +57,7 @@ def _shifts(
 
     # Each element is loaded once: shifted loads cross cache lines, and took a fifth longer (Zen 5, 3x3).
     needed = (columns * lanes - 1) * step + count
-    loaded = [_shift(context, builder, array, value, window[0], i, *window[1:], other) for i in range(0, needed, lanes)]
+    loaded = [_shift(context, builder, array, value, offset, i, low, high, other) for i in range(0, needed, lanes)]
     if step == 1:
         phases = [loaded]
     else:

@@ -481,6 +481,25 @@ def test_every_tile_size(row, tile, straight, monkeypatch):
         cache.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "depthwise"], ids=row_id)
+def test_depthwise_rows_at_every_edge_of_their_tiles(row, stride, dtype, monkeypatch):
+    """Rows shorter and longer than one and two vectors, several jobs, a batch cut into parts, and several filters."""
+    from convkern.kernels.conv import cpu_depthwise
+
+    monkeypatch.setattr(cpu_depthwise, "PIXELS", 60)
+    cpu_depthwise._layout.cache_clear()
+    paddings = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 0), (1, 3)))
+    for width in (3, 8, 15, 16, 17, 18, 31, 32, 33, 34, 47, 65):
+        for kernel, padding in zip(((3, 3), (2, 2), (3, 3)), paddings, strict=True):
+            size = (5, width)
+            out = tuple(output_size(size[i], kernel[i], stride, padding[i], 1) for i in range(2))
+            spec = ConvSpec(4, 2, 2 + width % 2 * 4, 2, size, kernel, (stride, stride), padding, (1, 1), out)
+            assert check_conv(row, spec, dtype, make=integers, exact=True)
+    cpu_depthwise._layout.cache_clear()
+
+
 def test_blocks_follow_the_hosts_cache(monkeypatch):
     from convkern.kernels import host
 

@@ -91,10 +91,21 @@ def _layout(spec: ConvSpec) -> _Layout:
     parts = max(1, min(spec.n, JOBS // spec.k))
     padding = (spec.padding[0][0], spec.padding[1][0])
     planes = max(1, PIXELS // pixels)
-    ahead = [min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out)]
+    ahead, ahead_out = (min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out))
     filters = min(planes, -(-spec.k // JOBS))
     return _Layout(
-        spec.n, spec.k, spec.k // spec.c, spec.size, spec.out, padding, planes, filters, *ahead, parts, spec.activation
+        spec.n,
+        spec.k,
+        spec.k // spec.c,
+        spec.size,
+        spec.out,
+        padding,
+        planes,
+        filters,
+        ahead,
+        ahead_out,
+        parts,
+        spec.activation,
     )
 
 

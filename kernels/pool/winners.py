@@ -69,7 +69,7 @@ def meet_pixels(typingctx, winners, x, offset, low, high, position, step):
     def codegen(context, builder, signature, args):
         best, where = (builder.extract_value(args[0], i) for i in range(2))
         ((vector,),) = _shifts(context, builder, x, args[1], args[2:5], 1, 1, stride)
-        inside = _window_mask(builder, 0, *args[3:5], winners.tile, stride)
+        inside = _window_mask(builder, 0, args[3], args[4], winners.tile, stride)
         larger, nan = builder.fcmp_ordered(">", vector, best), builder.fcmp_unordered("uno", vector, vector)
         wins = builder.and_(builder.or_(larger, nan), inside)
         positions = builder.add(_spread(builder, args[5], winners), _columns(winners, stride))
