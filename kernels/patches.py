@@ -13,10 +13,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import _I32, Tile, _address, _fma, _literal, _load, _moved, _splat, _store
+from .simd import _I32, Tile, _address, _fma, _literal, _load, _moved, _prefetch, _splat, _store
 
 Matrix = Sequence[Sequence[float]]
 
@@ -182,14 +181,6 @@ def _places(context: Any, builder: Any, table_type: Any, table: Any, first: Any,
     ]
 
 
-def _prefetch(builder: Any, address: Any) -> None:
-    """Have the line at an address in the first-level cache, to be written."""
-    pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
-    signature = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])
-
-
 @intrinsic(prefer_literal=True)
 def load_patches(typingctx, y, base, places, first, pitch, size, step, parts):
     """Patches of size x size pixels at y[base + places[first]] …, rows ``pitch`` apart: lane l of [i, j] is pixel (i, j) of
@@ -277,7 +268,7 @@ def store_planes(typingctx, y, base, places, first, stride, tile, parts, ahead):
             for g, spot in enumerate(spots):
                 piece = _shuffle(builder, vector, vector, range(g * short, (g + 1) * short)) if groups > 1 else vector
                 _store_at(builder, piece, _address(context, builder, y, yv, spot), tile.dtype.bitwidth // 8)
-            _prefetch(builder, _address(context, builder, y, yv, builder.add(spots[0], further)))
+            _prefetch(builder, _address(context, builder, y, yv, builder.add(spots[0], further)), 1, write=True)
             spots = [builder.add(spot, apart) for spot in spots]
         return context.get_dummy_value()
 

@@ -39,15 +39,15 @@ def copy_row(scratch, at, count, source, start, step, low, high):
     lanes = lanes_of(scratch)
     if step == 1:
         for j in range(0, count, lanes):
-            prefetch(source, start + j + AHEAD)
+            prefetch(source, start + j + AHEAD, 1, 1)
             if low <= j and j + lanes <= high:
                 store_tile(scratch, at + j, 0, load_tile(source, start + j, 0, 1, 1))
             else:
                 store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
         for j in range(0, count, lanes):
-            prefetch(source, start + 2 * j + AHEAD)
-            prefetch(source, start + 2 * j + AHEAD + lanes)
+            prefetch(source, start + 2 * j + AHEAD, 1, 1)
+            prefetch(source, start + 2 * j + AHEAD + lanes, 1, 1)
             if low <= j and j + lanes <= high:
                 store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, 0, lanes))
             else:

@@ -149,22 +149,28 @@ def _moved(builder: Any, offset: Any, elements: int) -> Any:
     return builder.add(offset, ir.Constant(_I64, elements))
 
 
-def _prefetch(builder: Any, address: Any) -> None:
-    """Fetch a cache line into the second-level cache: in the first, runs that lie 4096 bytes apart drive each other out."""
-    signature = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+def _prefetch(builder: Any, address: Any, level: int, write: bool = False) -> None:
+    """Fetch the cache line at an address into the cache of ``level``."""
+    pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [address, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
+    builder.call(function, [pointer, _I32(int(write)), _I32(4 - level), _I32(1)])
 
 
-@intrinsic
-def prefetch(typingctx, x, offset):
-    """Fetch the cache line of x[offset], which may lie outside x, into the second-level cache."""
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, x, offset, columns, level):
+    """Fetch the lines of ``columns`` vectors at x[offset], which may lie outside x, into the cache of ``level``, 1 or 2.
+
+    Runs that lie multiples of 4096 bytes apart belong in the second: in the first they drive each other out.
+    """
+    kind, cache = Tile(x.dtype, 1, _literal(columns)), _literal(level)
 
     def codegen(context, builder, signature, args):
-        _prefetch(builder, _address(context, builder, x, *args))
+        for j in range(kind.columns):
+            _prefetch(builder, _address(context, builder, x, args[0], _moved(builder, args[1], j * kind.lanes)), cache)
         return context.get_dummy_value()
 
-    return types.void(x, types.int64), codegen
+    return types.void(x, types.int64, columns, level), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -236,21 +242,6 @@ def add_outer_row(typingctx, tile, a, a_offset, row):
         return value
 
     return tile(tile, a, types.int64, row), codegen
-
-
-@intrinsic
-def prefetch(typingctx, y, offset):
-    """Ask for the cache line of y[offset], which may lie outside of y: nothing is read."""
-
-    def codegen(context, builder, signature, args):
-        address = builder.bitcast(_address(context, builder, y, *args), ir.IntType(8).as_pointer())
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32]), "llvm.prefetch.p0"
-        )
-        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # to read, into L1, of data
-        return context.get_dummy_value()
-
-    return types.void(y, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)

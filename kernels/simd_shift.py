@@ -10,7 +10,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .simd import Tile, _address, _fma, _literal, _masked_load, _masked_store, _moved, _splat
@@ -237,21 +236,3 @@ def store_window(typingctx, y, offset, low, high, tile):
         return context.get_dummy_value()
 
     return types.void(y, types.int64, types.int64, types.int64, tile), codegen
-
-
-@intrinsic(prefer_literal=True)
-def prefetch_row(typingctx, x, offset, columns):
-    """Have the vectors at x[offset], which may lie outside, fetched early."""
-    kind = Tile(x.dtype, 1, _literal(columns))
-
-    def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        signature = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        for j in range(kind.columns):
-            address = _address(context, builder, x, args[0], _moved(builder, args[1], j * kind.lanes))
-            hints = [ir.Constant(_I32, hint) for hint in (0, 3, 1)]  # to be read, kept, data
-            builder.call(function, [builder.bitcast(address, byte), *hints])
-        return context.get_dummy_value()
-
-    return types.void(x, types.int64, columns), codegen

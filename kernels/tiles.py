@@ -110,7 +110,7 @@ def load_transposed(typingctx, x, offset, stride, rows, count):
         for j in range(lanes):
             here = builder.select(builder.icmp_signed("<", ir.Constant(_I64, j), wanted), number, none)
             mask = _mask(builder, here, 0, kind)
-            _prefetch(builder, _address(context, builder, x, xv, _moved(builder, start, AHEAD * lanes)))
+            _prefetch(builder, _address(context, builder, x, xv, _moved(builder, start, AHEAD * lanes)), 2)
             vectors.append(_masked_load(builder, _address(context, builder, x, xv, start), mask, kind))
             start = builder.add(start, step)
         value = ir.Constant(context.get_value_type(kind), ir.Undefined)

@@ -31,7 +31,17 @@ import numpy as np
 from .. import simd
 from ..compiler import helper
 from ..parts import add_parts
-from ..simd import add_lane_sums, add_scalar, lanes_of, load_tile, relu_tile, store_tile, store_tile_part, zero_tile
+from ..simd import (
+    add_lane_sums,
+    add_scalar,
+    lanes_of,
+    load_tile,
+    prefetch,
+    relu_tile,
+    store_tile,
+    store_tile_part,
+    zero_tile,
+)
 from ..simd_shift import (
     add_correlation,
     add_shift_products,
@@ -39,7 +49,6 @@ from ..simd_shift import (
     interleave,
     load_row,
     next_rows,
-    prefetch_row,
     splat_tile,
     store_window,
     tile_row,
@@ -146,11 +155,11 @@ def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> Paralle
                     h = p * step - top
                     row = source + h * width + v
                     if 0 <= h < height:
-                        prefetch_row(x, row + layout.ahead, read)
+                        prefetch(x, row + layout.ahead, read, 1)
                         tile = add_correlation(tile, even_kernel, x, row, -v, width - v, step)
                     if last_is_odd and 0 <= h + 1 < height:
                         row += width
-                        prefetch_row(x, row + layout.ahead, read)
+                        prefetch(x, row + layout.ahead, read, 1)
                         tile = add_correlation(tile, odd_kernel, x, row, -v, width - v, step)
                     if p >= even - 1:
                         finished = tile_row(tile, 0)
@@ -163,7 +172,7 @@ def _forward_kernel(rows: int, columns: int, step: int, vectors: int) -> Paralle
                     tile = next_rows(tile, zero)
                     if odd and not last_is_odd and 0 <= h + 1 < height:
                         row += width
-                        prefetch_row(x, row + layout.ahead, read)
+                        prefetch(x, row + layout.ahead, read, 1)
                         tile = add_correlation(tile, odd_kernel, x, row, -v, width - v, step)
 
     body.__name__ = f"_forward_{rows}x{columns}_step_{step}_by_{vectors}"
@@ -201,7 +210,7 @@ def _input_kernel(rows: int, columns: int, step: int, vectors: int) -> ParallelK
                             if layout.multiplier > 1:
                                 kernel = splat_tile(w, (first + i) * size + start, columns, turn, rows, columns)
                             row = (plane * layout.multiplier + i) * pixels + p * layout.out[1] + q
-                            prefetch_row(gy, row + layout.ahead_out, read)
+                            prefetch(gy, row + layout.ahead_out, read, 1)
                             if step == 2:
                                 tile = add_spread(tile, kernel, gy, row, -q, layout.out[1] - q)
                             else:
@@ -249,7 +258,7 @@ def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> Parallel
                     come = plane * layout.out[0] * layout.out[1] + block
                     for p in range(layout.out[0] + even - 1):
                         if p < layout.out[0]:
-                            prefetch_row(gy, come + layout.ahead_out, vectors)
+                            prefetch(gy, come + layout.ahead_out, vectors, 1)
                             tile = next_rows(tile, load_row(gy, come, 0, layout.out[1] - block, vectors))
                             come += layout.out[1]
                         else:
@@ -257,11 +266,11 @@ def _weight_kernel(rows: int, columns: int, step: int, vectors: int) -> Parallel
                         h = p * step - top
                         row = source + h * width + v
                         if 0 <= h < height:
-                            prefetch_row(x, row + layout.ahead, read)
+                            prefetch(x, row + layout.ahead, read, 1)
                             even_sums = add_shift_products(even_sums, tile, x, row, -v, width - v, step)
                         if odd and 0 <= h + 1 < height:
                             row += width
-                            prefetch_row(x, row + layout.ahead, read)
+                            prefetch(x, row + layout.ahead, read, 1)
                             odd_sums = add_shift_products(odd_sums, tile, x, row, -v, width - v, step)
                 store_tile(sums, at, pitch, even_sums)
                 store_tile(sums, at + even * pitch, pitch, odd_sums)

@@ -175,13 +175,13 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                 if plain and turn == 0 and not work.early:
                     # Copying on the way hides the wait for memory: packing first costs 10% (Zen 5, 256 to 64 channels).
                     for i in range(work.inner):
-                        prefetch(x, ahead + i * plane)
+                        prefetch(x, ahead + i * plane, 1, 2)
                         row = load_tile(x, start + i * plane, 0, 1, columns)
                         store_tile(mine, i * width, 0, row)
                         tile = add_outer_row(tile, packed, weights + i * rows, row)
                 else:
                     for i in range(work.inner):
-                        prefetch(x, ahead + i * plane)
+                        prefetch(x, ahead + i * plane, 1, 2)
                         tile = add_outer(tile, packed, weights + i * rows, mine, base + i * step)
                 if bias.size:
                     tile = add_bias(tile, bias, block * rows)

@@ -207,9 +207,9 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
                         for i0 in range(0, pixels, work.line):
                             if column == column0:
                                 for i in range(rows):
-                                    prefetch(a, source + leap + i * plane + i0 * work.grid.step)
+                                    prefetch(a, source + leap + i * plane + i0 * work.grid.step, 1, 2)
                                 for i in range(min(share, channel1 - channel)):
-                                    prefetch(b, coming + i * work.grid.pixels + i0)
+                                    prefetch(b, coming + i * work.grid.pixels + i0, 1, 2)
                             for i in range(i0, min(i0 + work.line, pixels)):
                                 tile = add_outer_rows(tile, a, source + i * work.grid.step, plane, mine, turned)
                                 turned += width

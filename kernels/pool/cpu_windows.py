@@ -18,8 +18,7 @@ import numpy as np
 
 from ..compiler import helper
 from ..conv import cpu_depthwise
-from ..simd import lanes_of
-from ..simd_shift import prefetch_row
+from ..simd import lanes_of, prefetch
 from ..spec import ConvSpec, PoolSpec, output_size
 from ..threads import ParallelKernel, parallel
 from ..variant import Problem, cpu_only
@@ -86,7 +85,7 @@ def _max_kernel(rows: int, columns: int, step: int, search: Callable[..., Any]) 
                     h = p * spec.stride[0] - spec.padding[0][0]
                     row = (plane * height + h) * width + v
                     for i in range(spec.stride[0]):
-                        prefetch_row(x, row + (height + i) * width, step)
+                        prefetch(x, row + (height + i) * width, step, 1)
                     if 0 <= h <= height - rows:
                         winners = best_of_windows(x, row, width, -v, width - v, h * width + v, rows, columns, step)
                         if unusual(winners, spec.out[1] - q):
