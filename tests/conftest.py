@@ -22,3 +22,14 @@ def threads():
     before = ck.num_threads()
     yield ck.set_num_threads
     ck.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_fixed():
+    """Every test plans afresh and leaves no row fixed, as a resumed training run does."""
+    from convkern import plan
+
+    plan.plan.cache_clear()
+    yield
+    plan._fixed.clear()
+    plan.plan.cache_clear()

@@ -26,7 +26,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVKERN_TUNE", "1")
     tuning.forget()
     yield tmp_path
-    plan._fixed.clear()
     monkeypatch.undo()
     tuning.forget()
 
