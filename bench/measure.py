@@ -23,7 +23,9 @@ from .report import FORMAT, KIND
 from .rivals import OURS, STRICT, Inputs, Rival, check_agreement, make_inputs, rows
 
 TURN_SECONDS = 0.005  # a turn repeats the call until about this much is measured
-SETTLE_STEP, SETTLE_STEPS = 0.002, 15  # seconds: OpenMP's threads wait up to 10 ms for more work before they sleep
+# Seconds: OpenMP's threads wait up to 10 ms for more work before they sleep, and some kernels count the time of a thread that
+# runs on another core only every 10 ms.
+SETTLE_STEP, SETTLE_STEPS = 0.012, 5
 MIN_TURNS = 3
 WARM_CALLS = 3  # before the first turn
 ROTATED_BYTES = 64 << 20  # more than the caches of common desktop and server CPUs

@@ -274,3 +274,24 @@ def test_threads_raised_after_scratch_was_measured_stay_out_of_it(threads):
             assert np.all(guarded[room.size :] == 0x5A)
             results.append(out)
         np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept off cores here")
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores")
+def test_a_waking_helper_is_kept_off_the_callers_core(monkeypatch):
+    done = threading.Event()
+    sleeper = threading.Thread(target=done.wait)
+    sleeper.start()
+    cores = os.sched_getaffinity(0)
+    try:
+        for core in cores:
+            monkeypatch.setattr(pool, "_libc_getcpu", lambda core=core: core)
+            pool._keep_off_this_core(sleeper.native_id)
+            assert os.sched_getaffinity(sleeper.native_id) == cores - {core}
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {min(cores)})
+        monkeypatch.setattr(pool, "_libc_getcpu", lambda: min(cores))
+        monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("there is no other core"))
+        pool._keep_off_this_core(sleeper.native_id)
+    finally:
+        done.set()
+        sleeper.join()
