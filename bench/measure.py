@@ -94,10 +94,12 @@ def interleave(
         raise ValueError("contenders must not be empty")
     share = seconds / len(contenders)
     calls: dict[str, int] = {}
+    short: dict[str, bool] = {}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for name, copies in contenders.items():
         once = _one_call(copies, share, clock)
         calls[name] = max(1, math.ceil(TURN_SECONDS / max(once, 1e-9)))
+        short[name] = once < 10 * TURN_SECONDS
         if once > share:
             samples[name].append(once)
     names = [name for name in contenders if not samples[name]]
@@ -111,8 +113,8 @@ def interleave(
                 if number >= MIN_TURNS and spent[name] >= share:
                     continue
                 rest()
-                if calls[name] > 1:
-                    contenders[name][0]()  # wakes the rival's threads, which would weigh on short calls
+                if short[name]:
+                    contenders[name][0]()  # wakes the rival's threads, as the layer before this one would
                 elapsed = _timed(contenders[name], calls[name], clock)
                 spent[name] += elapsed
                 samples[name].append(elapsed / calls[name])

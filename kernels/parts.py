@@ -20,6 +20,11 @@ def _add_parts(job, worker, parts, out):
             out[i] += parts[part, i]
 
 
+def even_parts(most: int) -> int:
+    """The largest power of two up to ``most``, at least 1: parts that usual numbers of threads share evenly."""
+    return 1 << max(0, most.bit_length() - 1)
+
+
 def add_parts(parts: np.ndarray, out: np.ndarray) -> None:
     """out = parts[0] + parts[1] + …, in that order, for parts (parts, elements)."""
     _add_parts(-(-out.size // CHUNK), parts, out)

@@ -103,7 +103,7 @@ def test_slow_rivals_get_fewer_turns_and_the_slowest_none():
 
 def test_settle_waits_until_nothing_computes(monkeypatch):
     """Threads of the last rival that look for work burn processor time; then they sleep."""
-    burnt = iter([0.0, 0.002, 0.002, 0.0035, 0.0035, 0.0036])
+    burnt = iter(measure.SETTLE_STEP * used for used in (0, 1, 1, 1.7, 1.7, 1.75))
     waits = []
     monkeypatch.setattr(measure.time, "process_time", lambda: next(burnt))
     monkeypatch.setattr(measure.time, "sleep", waits.append)

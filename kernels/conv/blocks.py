@@ -78,6 +78,12 @@ def make_blocks(n: int, plane: Pair, step: int, itemsize: int, most: int) -> Blo
     return Blocks(down, across, lines, rows, parts, in_row, segments, share, used, room)
 
 
+def channels_together(channels: int) -> int:
+    """Channels in a job that transforms: while one is written the next one's lines are fetched, which another thread must
+    not be writing (four times the time, Zen 5)."""
+    return max(1, min(8, channels // 8))
+
+
 @helper
 def copy_lines(source, channel, line, rows, lines, scratch):
     """Copy the pixels of ``rows`` lines of one channel to scratch, ``size`` rows for each line, zeros for padding."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
-from ..parts import add_parts
+from ..parts import add_parts, even_parts
 from ..rows import SLACK, zero_row
 from ..simd import lanes_of, load_tile, store_tile, store_tile_part
 from ..spec import ConvSpec, Pair
@@ -146,7 +146,8 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     c_block = max(1, min(cg, SUM_BYTES // (r * s * k_block * itemsize)))
     c_block = -(-cg // -(-cg // c_block))
 
-    strip = make_strip(axes, c_block + k_block, itemsize, STRIP_BYTES)
+    gradients = -(-k_block // (spec.stride[0] * spec.stride[1]))  # channels, were they as dense as the pixels
+    strip = make_strip(axes, c_block + gradients, itemsize, STRIP_BYTES)
     whole_blocks = cg % c_block == 0  # a tile may read the block's last channels though none is there
     in_place = whole_blocks and all(a.first == 0 and a.span + a.results <= a.size for a in axes)
     if in_place:
@@ -158,7 +159,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     room = STRIP_BYTES // ((c_block * strip.planes * strip.plane + pixels * k_block) * itemsize)
     images = max(1, min(spec.n, room, -(-RUN // pixels))) if strips == 1 else 1
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
-    parts = max(1, min(-(-spec.n // images), -(-JOBS // blocks), spec.n * spec.out[0] * spec.out[1] // PART))
+    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), spec.n * spec.out[0] * spec.out[1] // PART))
 
     _, tap_shifts, _ = class_tables(axes, strip, s)
     shifts = (np.arange(c_block)[:, None] * strip.planes * strip.plane + tap_shifts[::width]).reshape(-1)

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
-from ..parts import add_parts
+from ..parts import add_parts, even_parts
 from ..rows import SLACK, copy_row, zero_row
 from ..simd import add_lane_sums, add_products, lanes_of, zero_tile
 from ..spec import ConvSpec, Pair
@@ -110,7 +110,7 @@ def weight_work(spec: ConvSpec, itemsize: int) -> _Work:
     room = STRIP_BYTES // max(1, c_block * strip.planes * strip.plane * itemsize)
     images = max(1, min(spec.n, room, -(-RUN // length)) if strips == 1 else 1)
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
-    parts = max(1, min(-(-spec.n // images), -(-JOBS // blocks)))
+    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks)))
     tile, cost = _choose_tile(k_block, c_block * taps)
     cost *= strips * (length + LANE_SUMS * lanes / images) / max(1, spec.out[0] * spec.out[1])
     _, tap_shifts, _ = class_tables(axes, strip, spec.kernel[1])

@@ -43,7 +43,7 @@ from ..simd import lanes_of, store_tile, zero_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem, cpu_only
-from .blocks import Blocks, Lines, copy_lines, make_blocks, whole
+from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
 
 POINTS = SIZE * SIZE
 ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
@@ -60,6 +60,7 @@ class _Layout(NamedTuple):
     """Plain numbers for the kernels."""
 
     inner: int  # channels summed over
+    inner_job: int  # of them in a job that transforms patches only
     outer: int  # channels produced
     height: int  # of the result
     width: int
@@ -129,8 +130,9 @@ def _work(spec: ConvSpec, gradient: bool, itemsize: int) -> _Work:
         filters = OUTER_WIDE
     head = max(blocks.rows * SIZE * lines.pitch, blocks.rows * step * finished, r * r * filter_pitch) + SLACK
     layout = _Layout(
-        inner, outer, *result, step, blocks.down, blocks.lines, blocks.rows, blocks.segments, finished, blocks.used,
-        blocks.room if wide else blocks.used, filter_pitch, filters, 0 if gradient else spec.activation, head, 0,
+        inner, channels_together(inner), outer, *result, step, blocks.down, blocks.lines, blocks.rows, blocks.segments,
+        finished, blocks.used, blocks.room if wide else blocks.used, filter_pitch, filters,
+        0 if gradient else spec.activation, head, 0,
     )  # fmt: skip
     work = _Work(layout, lines, blocks, places, wide)
     own = work.filters if wide else work.patches
@@ -197,13 +199,13 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
             store_planes(filters, to, nowhere, 0, apart, filter_transform(g), 1, lanes_of(filters))
 
     @helper
-    def make_patches(source, channel, line, rows, layout, lines, places, scratch, patches):
+    def make_patches(source, channel, line, rows, layout, lines, places, scratch, patches, ahead):
         copy_lines(source, channel, line, rows, lines, scratch)
         apart = layout.inner * layout.room + SLACK
         for s in range(0, layout.segments, parts):
             d = load_patches(scratch, 0, places[1], s, lines.pitch, SIZE, step, parts)
             at = channel * layout.room
-            store_planes(patches, at, places[0], s, apart, transform_input(d), parts, layout.room)
+            store_planes(patches, at, places[0], s, apart, transform_input(d), parts, ahead)
 
     @helper
     def make_results(filters, first, outer, k0, patches, line, layout, bias, places, scratch, result):
@@ -231,14 +233,17 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
         line = job * layout.rows
         rows = min(layout.rows, layout.lines - line)
         for c in range(layout.inner):
-            make_patches(source, c, line, rows, layout, lines, places, mine, patches)
+            make_patches(source, c, line, rows, layout, lines, places, mine, patches, layout.room)
         for k in range(0, layout.outer, OUTER):
             outer = min(OUTER, layout.outer - k)
             make_results(filters, k, outer, k, patches, line, layout, bias, places, mine, result)
 
     def all_patches(job, worker, source, line, layout, lines, places, scratch, patches):
         rows = min(layout.rows, layout.lines - line)
-        make_patches(source, job, line, rows, layout, lines, places, scratch[worker], patches)
+        first, last = job * layout.inner_job, min((job + 1) * layout.inner_job, layout.inner)
+        for c in range(first, last):
+            ahead = layout.room if c + 1 < last else 0
+            make_patches(source, c, line, rows, layout, lines, places, scratch[worker], patches, ahead)
 
     def some_channels(
         job, worker, w, strides, first_tap, tap_step, patches, line, bias, layout, places, scratch, result
@@ -277,7 +282,8 @@ def _run(
     if work.wide:
         jobs = -(-layout.outer // OUTER_WIDE)
         for line in range(0, layout.lines, layout.rows):
-            all_patches(layout.inner, source, line, layout, lines, places, scratch, shared, limit=limit)
+            tables = (layout, lines, places, scratch, shared)
+            all_patches(-(-layout.inner // layout.inner_job), source, line, *tables, limit=limit)
             arrays = (shared, line, bias, layout, places, scratch, result)
             some_channels(jobs, w, strides, *tap, *arrays, limit=limit)
     else:

@@ -40,7 +40,7 @@ from ..spec import ConvSpec
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem
 from . import cpu_winograd
-from .blocks import Blocks, Lines, copy_lines, make_blocks, whole
+from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
 
 POINTS = SIZE * SIZE
 # Sums of a tile: as many as a vector of float32 or of float64 has lanes, so that one vector takes them all.
@@ -57,6 +57,8 @@ class _Layout(NamedTuple):
     c: int
     k: int
     k_group: int  # output channels at a time
+    c_job: int  # channels transformed in a job
+    k_job: int
     c_rows: int  # in whole tiles
     k_rows: int
     lines: int
@@ -109,8 +111,8 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     gy_lines = blocks.lines_of(spec.k, spec.out, (0, 0), step, step)
     places = blocks.places((SIZE, x_lines.pitch, step), (step, gy_lines.pitch, step))
     layout = _Layout(
-        spec.c, spec.k, k_group, c_rows, k_rows, blocks.lines, blocks.rows, blocks.across, blocks.segments, step,
-        blocks.room,
+        spec.c, spec.k, k_group, channels_together(spec.c), channels_together(k_group), c_rows, k_rows, blocks.lines,
+        blocks.rows, blocks.across, blocks.segments, step, blocks.room,
     )  # fmt: skip
     return _Work(layout, blocks, x_lines, gy_lines, places)
 
@@ -130,27 +132,32 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
     gradient_transform, output_transform = transform_filter[step], transform_output[taps]
 
     def patches(job, worker, x, line, layout, lines, places, scratch, out):
-        # out (POINTS, c_rows, room); a job is one input channel
+        # out (POINTS, c_rows, room); a job is some input channels
         mine = scratch[worker]
         rows = min(layout.rows, layout.lines - line)
-        copy_lines(x, job, line, rows, lines, mine)
         apart = layout.c_rows * layout.room + SLACK
-        for s in range(0, layout.segments, parts):
-            d = load_patches(mine, 0, places[1], s, lines.pitch, SIZE, step, parts)
-            store_planes(out, job * layout.room, places[0], s, apart, transform_input(d), parts, layout.room)
-        zero_end(out, job, apart, layout, rows * layout.across)
+        first, last = job * layout.c_job, min((job + 1) * layout.c_job, layout.c)
+        for c in range(first, last):
+            copy_lines(x, c, line, rows, lines, mine)
+            ahead = layout.room if c + 1 < last else 0
+            for s in range(0, layout.segments, parts):
+                d = load_patches(mine, 0, places[1], s, lines.pitch, SIZE, step, parts)
+                store_planes(out, c * layout.room, places[0], s, apart, transform_input(d), parts, ahead)
+            zero_end(out, c, apart, layout, rows * layout.across)
 
-    def gradients(job, worker, gy, k0, line, layout, lines, places, scratch, out):
-        # out (POINTS, k_rows, room); a job is one output channel, counted from k0
+    def gradients(job, worker, gy, k0, channels, line, layout, lines, places, scratch, out):
+        # out (POINTS, k_rows, room); a job is some output channels, counted from k0
         mine = scratch[worker]
         rows = min(layout.rows, layout.lines - line)
-        copy_lines(gy, k0 + job, line, rows, lines, mine)
         apart = layout.k_rows * layout.room + SLACK
-        for s in range(0, layout.segments, parts):
-            g = load_patches(mine, 0, places[2], s, lines.pitch, step, step, parts)
-            at = job * layout.room
-            store_planes(out, at, places[0], s, apart, gradient_transform(g), parts, layout.room)
-        zero_end(out, job, apart, layout, rows * layout.across)
+        first, last = job * layout.k_job, min((job + 1) * layout.k_job, channels)
+        for k in range(first, last):
+            copy_lines(gy, k0 + k, line, rows, lines, mine)
+            ahead = layout.room if k + 1 < last else 0
+            for s in range(0, layout.segments, parts):
+                g = load_patches(mine, 0, places[2], s, lines.pitch, step, step, parts)
+                store_planes(out, k * layout.room, places[0], s, apart, gradient_transform(g), parts, ahead)
+            zero_end(out, k, apart, layout, rows * layout.across)
 
     def results(job, worker, products, k0, layout, tile_rows, tile_columns, nowhere, scratch, gw):
         # gw (K, C, taps, taps) flat; a job is tile_rows output channels
@@ -224,9 +231,11 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
     for k0 in range(0, layout.k, layout.k_group):
         for line in range(0, layout.lines, layout.rows):
             if k0 == 0 or layout.rows < layout.lines:
-                make_patches(layout.c, x, line, layout, work.x_lines, places, scratch, patches, limit=limit)
+                tables = (layout, work.x_lines, places, scratch, patches)
+                make_patches(-(-layout.c // layout.c_job), x, line, *tables, limit=limit)
             channels = min(layout.k_group, layout.k - k0)
-            make_gradients(channels, gy, k0, line, layout, work.gy_lines, places, scratch, gradients, limit=limit)
+            tables = (layout, work.gy_lines, places, scratch, gradients)
+            make_gradients(-(-channels // layout.k_job), gy, k0, channels, line, *tables, limit=limit)
             _MULTIPLY[tile](POINTS * blocks, patches, gradients, line, layout, products)
         jobs = -(-layout.k_rows // tile[0])
         make_results(jobs, products, k0, layout, *tile, places[1], scratch, gw, limit=limit)

@@ -2,7 +2,7 @@
 
 The sums of a channel are cut into parts of some images, whose results are put together in float64. The variance of a part
 is summed around the mean of its first image: the squares then cannot outgrow the variance by more than the number of
-images, so float32 sums are safe however large the mean is.
+images, so float32 sums within an image are safe however large the mean is.
 
 Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
 
@@ -37,17 +37,20 @@ def _statistics(job, worker, spec, parts, images, partial, x):
         total = add(total, load_tile(x, i, 0, 1, 1))
     guess = x.dtype.type(tile_sum(total) / spec.pixels)
 
-    center, moved, squares = splat_tile(x, guess, 1), zero, zero
+    center = splat_tile(x, guess, 1)
+    distance = spread = np.float64(0)
     for n in range(first, last):
         plane = (n * spec.c + c) * spec.pixels
+        moved, squares = zero, zero
         for i in range(plane, plane + whole, lanes):
             v = sub(load_tile(x, i, 0, 1, 1), center)
             moved, squares = add(moved, v), fma(v, v, squares)
         if whole < spec.pixels:
             v = sub(load_part(x, plane + whole, spec.pixels - whole, center), center)
             moved, squares = add(moved, v), fma(v, v, squares)
+        distance += tile_sum(moved)
+        spread += tile_sum(squares)
     count = (last - first) * spec.pixels
-    distance, spread = np.float64(tile_sum(moved)), np.float64(tile_sum(squares))
     partial[c, part, 0] = np.float64(guess) + distance / count
     spread -= distance * distance / count
     partial[c, part, 1] = spread if not spread < 0 else np.float64(0)  # NaN stays

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
-from ..parts import add_parts
+from ..parts import add_parts, even_parts
 from ..rows import SLACK
 from ..simd import add_outer_rows, lanes_of, load_tile, prefetch, store_tile, store_tile_part, zero_tile
 from ..spec import Pair, PointwiseSpec
@@ -98,7 +98,7 @@ def layout(n: int, c: int, k: int, x_grid: Grid, itemsize: int) -> _Layout:
     row_blocks, column_blocks = -(-rows // ROW_BLOCK), -(-columns // COLUMN_BLOCK)
     part = row_tiles * tile[0] * column_tiles * tile[1] * lanes
     most = min(-(-all_pieces // chunk), PARTS_BYTES // (part * itemsize))
-    parts = max(1, min(most, -(-JOBS // (row_blocks * column_blocks))))
+    parts = even_parts(min(most, -(-JOBS // (row_blocks * column_blocks))))
     work = _Work(
         rows, columns, x_grid, pieces, width, all_pieces, chunk, parts,
         row_tiles, row_blocks, column_tiles, column_blocks, LINE_BYTES // itemsize,
