@@ -22,7 +22,7 @@ from .cases import Case, table_of
 from .report import FORMAT, KIND
 from .rivals import OURS, STRICT, Inputs, Rival, check_agreement, make_inputs, rows
 
-TURN_SECONDS = 0.005  # a turn repeats the call until about this much is measured
+TURN_SECONDS = 0.02  # a turn repeats the call until about this much is measured
 # Seconds: OpenMP's threads wait up to 10 ms for more work before they sleep, and some kernels count the time of a thread that
 # runs on another core only every 10 ms.
 SETTLE_STEP, SETTLE_STEPS = 0.012, 5

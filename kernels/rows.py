@@ -6,7 +6,7 @@ from .compiler import helper
 from .simd import (
     add_scalar,
     lanes_of,
-    load_every_second,
+    load_every,
     load_tile,
     load_window,
     prefetch,
@@ -46,12 +46,19 @@ def copy_row(scratch, at, count, source, start, step, low, high):
                 store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
         for j in range(0, count, lanes):
-            prefetch(source, start + 2 * j + AHEAD, 1, 1)
-            prefetch(source, start + 2 * j + AHEAD + lanes, 1, 1)
+            prefetch(source, start + 2 * j + AHEAD, 2, 1)
             if low <= j and j + lanes <= high:
-                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, 0, lanes))
+                store_tile(scratch, at + j, 0, load_every(source, start + 2 * j, 2, 0, lanes))
             else:
-                store_tile(scratch, at + j, 0, load_every_second(source, start + 2 * j, low - j, high - j))
+                store_tile(scratch, at + j, 0, load_every(source, start + 2 * j, 2, low - j, high - j))
+    elif step == 3:
+        for j in range(0, count, lanes):
+            prefetch(source, start + 3 * j + AHEAD, 3, 1)
+            store_tile(scratch, at + j, 0, load_every(source, start + 3 * j, 3, low - j, high - j))
+    elif step == 4:
+        for j in range(0, count, lanes):
+            prefetch(source, start + 4 * j + AHEAD, 4, 1)
+            store_tile(scratch, at + j, 0, load_every(source, start + 4 * j, 4, low - j, high - j))
     else:
         zero_row(scratch, at, count)
         # Slices first: Numba then knows that the indices are not negative.

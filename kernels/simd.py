@@ -276,26 +276,31 @@ def load_window(typingctx, y, offset, low, high):
     return kind(y, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
-def load_every_second(typingctx, y, offset, low, high):
-    """The vector of y[offset + 2 * i], reading only its lanes from ``low`` to ``high`` - 1; the others are zero."""
-    kind = Tile(y.dtype, 1, 1)
+@intrinsic(prefer_literal=True)
+def load_every(typingctx, y, offset, step, low, high):
+    """The vector of y[offset + i * step], reading only its lanes from ``low`` to ``high`` - 1; the others are zero.
+
+    ``step`` whole vectors are read, and lanes picked: a gather, which reads lane by lane, takes several times as long.
+    """
+    kind, count = Tile(y.dtype, 1, 1), _literal(step)
 
     def codegen(context, builder, signature, args):
-        yv, start, first, last = args
-        first = builder.mul(first, ir.Constant(_I64, 2))
-        last = builder.sub(builder.mul(last, ir.Constant(_I64, 2)), ir.Constant(_I64, 1))
-        halves = []
-        for half in range(2):
-            behind = builder.not_(_before(builder, half * kind.lanes, first, kind))
-            chosen = builder.and_(behind, _before(builder, half * kind.lanes, last, kind))
-            address = _address(context, builder, y, yv, _moved(builder, start, half * kind.lanes))
-            halves.append(_masked_load(builder, address, chosen, kind))
-        even = ir.Constant(ir.VectorType(_I32, kind.lanes), [2 * i for i in range(kind.lanes)])
-        vector = builder.shuffle_vector(*halves, even)
+        yv, start, _, first, last = args
+        stride = ir.Constant(_I64, count)
+        first = builder.mul(first, stride)
+        last = builder.sub(builder.mul(last, stride), ir.Constant(_I64, count - 1))
+        vector = ir.Constant(kind.vector, ir.Undefined)
+        for piece in range(count):
+            behind = builder.not_(_before(builder, piece * kind.lanes, first, kind))
+            chosen = builder.and_(behind, _before(builder, piece * kind.lanes, last, kind))
+            address = _address(context, builder, y, yv, _moved(builder, start, piece * kind.lanes))
+            loaded = _masked_load(builder, address, chosen, kind)
+            places = [i * count - piece * kind.lanes for i in range(kind.lanes)]
+            picked = [kind.lanes + p if 0 <= p < kind.lanes else i for i, p in enumerate(places)]
+            vector = builder.shuffle_vector(vector, loaded, ir.Constant(ir.VectorType(_I32, kind.lanes), picked))
         return builder.insert_value(ir.Constant(context.get_value_type(kind), ir.Undefined), vector, 0)
 
-    return kind(y, types.int64, types.int64, types.int64), codegen
+    return kind(y, types.int64, step, types.int64, types.int64), codegen
 
 
 @intrinsic

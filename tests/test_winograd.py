@@ -46,6 +46,7 @@ def few_channels(monkeypatch):
     for module in (cpu_winograd, cpu_winograd_weight):
         monkeypatch.setattr(module, "MIN_CHANNELS", 1)
         monkeypatch.setattr(module, "MIN_BLOCKS", 1)
+    monkeypatch.setattr(cpu_winograd, "LEAST_SAVING", 0)
     monkeypatch.setattr(cpu_winograd, "BLOCKS", 20)
     monkeypatch.setattr(cpu_winograd, "BLOCKS_WIDE", 40)
     monkeypatch.setattr(cpu_winograd_weight, "TRANSFORMED_BYTES", 200_000)
@@ -140,6 +141,8 @@ def test_rows_refuse_what_does_not_pay(row):
         "conv", row.direction, "cpu", "float32", "default", spec_of(1, 64, (4, 4), 64, 3, ((1, 1), (1, 1)))
     )
     assert "blocks of 4x4 results, here are 1" in row.refuses(problem)
+    tiny = problem._replace(spec=spec_of(99, 64, (2, 2), 64, 3, ((1, 1), (1, 1))))
+    assert "reach beyond 2x2 save too little" in row.refuses(tiny)
     few = problem._replace(spec=spec_of(99, 64, (4, 4), 5, 3, ((1, 1), (1, 1))))
     assert "channels on both sides" in row.refuses(few)
     assert "without stride" in row.refuses(problem._replace(spec=few.spec._replace(stride=(2, 1))))

@@ -30,7 +30,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
-from ..parts import add_parts
+from ..parts import add_parts, even_parts
 from ..simd import (
     add_lane_sums,
     add_scalar,
@@ -97,11 +97,11 @@ class _Layout(NamedTuple):
 @lru_cache(maxsize=1024)
 def _layout(spec: ConvSpec) -> _Layout:
     pixels = max(spec.size[0] * spec.size[1], spec.out[0] * spec.out[1])
-    parts = max(1, min(spec.n, JOBS // spec.k))
-    padding = (spec.padding[0][0], spec.padding[1][0])
     planes = max(1, PIXELS // pixels)
+    filters = min(planes, -(-spec.k // JOBS) if spec.k >= JOBS else spec.k)
+    parts = even_parts(min(spec.n, JOBS // -(-spec.k // filters)))
+    padding = (spec.padding[0][0], spec.padding[1][0])
     ahead, ahead_out = (min(rows, AHEAD // columns) * columns for rows, columns in (spec.size, spec.out))
-    filters = min(planes, -(-spec.k // JOBS))
     return _Layout(
         spec.n,
         spec.k,

@@ -54,6 +54,9 @@ BLOCKS_WIDE = 256
 FILTER_BYTES = 16 * 1024 * 1024  # more transformed kernels than this are made in pieces
 MIN_CHANNELS = 12  # fewer do not pay for the transforms of patches and blocks
 MIN_BLOCKS = 16  # fewer do not pay for the transform of the kernels
+LEAST_SAVING = (
+    2  # times fewer multiplications than the definition; less does not pay (2x2 planes: half the speed, Zen 5)
+)
 
 
 class _Layout(NamedTuple):
@@ -325,6 +328,9 @@ def refusal(problem: Problem, min_channels: int, min_blocks: int) -> str:
     blocks = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step)
     if 0 < blocks < min_blocks:
         return f"pays from {min_blocks} blocks of {step}x{step} results, here are {blocks}"
+    direct = spec.n * spec.out[0] * spec.out[1] * spec.kernel[0] ** 2
+    if direct < LEAST_SAVING * blocks * POINTS:
+        return f"blocks of {step}x{step} results that reach beyond {spec.out[0]}x{spec.out[1]} save too little"
     return cpu_only(problem)
 
 
