@@ -91,12 +91,17 @@ def test_looking_for_the_layer_leaves_the_model_as_it_was():
 def test_dropout_of_a_resumed_run_is_that_of_an_uninterrupted_one(config, monkeypatch):
     def with_dropout(*args, **options):
         model = real(*args, **options)
-        return ck.nn.Sequential(ck.nn.Dropout(0.2), model, ck.nn.GaussianNoise(0.1))
+        dropout = ck.nn.Dropout(0.2)
+        dropout.register_forward_hook(lambda layer, args, y: masks.append((np.asarray(y) == 0)[:4]))
+        return ck.nn.Sequential(dropout, model, ck.nn.GaussianNoise(0.1))
 
+    masks: list[np.ndarray] = []
     real = evaluation.build_model
     monkeypatch.setattr(loop, "build_model", with_dropout)
     monkeypatch.setattr(loop.Trainer, "_draw", lambda trainer, history: 0.0)
     whole = train(dataclasses.replace(config, out=f"{config.out}-whole"), quiet=True)
+    drawn = {mask.tobytes() for mask in masks if 0.1 < mask.mean() < 0.3}  # the trial's images are all zeros
+    assert len(drawn) == 8  # steps
     with monkeypatch.context() as patch:
         interrupt_after(5, patch)
         with pytest.raises(Interrupted):
@@ -108,6 +113,24 @@ def test_dropout_of_a_resumed_run_is_that_of_an_uninterrupted_one(config, monkey
         np.testing.assert_array_equal(states[1][name], value)
     different = checkpoint.load(train(other, quiet=True).folder / checkpoint.LAST).weights
     assert any((different[name] != value).any() for name, value in states[0].items())
+
+
+class Fragile(ck.nn.Module):
+    """Gives NaN where its first input was dropped."""
+
+    def forward(self, x):
+        return x * (np.nan if x.flat[0] == 0 and x.any() else 1.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_search_drops_what_the_step_dropped(config, monkeypatch, seed):
+    real = evaluation.build_model
+    monkeypatch.setattr(loop, "build_model", lambda facts: ck.nn.Sequential(ck.nn.Dropout(0.3), Fragile(), real(facts)))
+    monkeypatch.setattr(loop.Trainer, "_draw", lambda trainer, history: 0.0)
+    with pytest.raises(
+        ValueError, match=r"the first layer whose output was not finite is 1 \(Fragile\); the last good"
+    ):
+        train(dataclasses.replace(config, seed=seed, epochs=20), quiet=True)
 
 
 def test_model_that_breaks_in_the_last_step_is_noticed(config, monkeypatch):
