@@ -134,10 +134,10 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if mask.dtype != np.bool_:
         raise TypeError(f"where: condition must be boolean, got {mask.dtype}")
 
-    def vjp(needs: list[bool], gy: Any) -> tuple[Any, Any]:
+    def vjp(needs: list[bool], gy: Any, mask: np.ndarray) -> tuple[Any, Any]:
         return where(mask, gy, 0) if needs[0] else None, where(mask, 0, gy) if needs[1] else None
 
-    return _binary("where", lambda a, b: np.where(mask, a, b), a, b, vjp)
+    return _binary("where", lambda a, b: np.where(mask, a, b), a, b, vjp, mask)
 
 
 def erf(x: Any) -> Any:

@@ -22,6 +22,7 @@ class _Targets(NamedTuple):
     labels: np.ndarray  # 0 where ignored
     kept: np.ndarray | None  # False where ignored; None if all count
     share: np.ndarray | None  # weight of each label, 0 where ignored; None: all 1
+    places: tuple[np.ndarray, ...]  # the index of each label's class in an array of input's shape
 
     def weighted(self, values: np.ndarray) -> np.ndarray:
         """Values times the share; exactly 0 where ignored, whatever the value."""
@@ -39,13 +40,12 @@ class _Targets(NamedTuple):
 
     def pick(self, values: np.ndarray) -> np.ndarray:
         """The value of each label's class."""
-        return np.take_along_axis(values, np.expand_dims(self.labels, self.axis), self.axis).squeeze(self.axis)
+        return np.asarray(values[self.places])
 
     def spread(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The share at each label's class, 0 elsewhere."""
         out = np.zeros(shape, dtype)
-        share = np.ones(self.labels.shape, dtype) if self.share is None else self.share
-        np.put_along_axis(out, np.expand_dims(self.labels, self.axis), np.expand_dims(share, self.axis), self.axis)
+        out[self.places] = 1 if self.share is None else self.share
         return out
 
 
@@ -77,8 +77,8 @@ def _targets(target: Any, xa: np.ndarray, weight: np.ndarray | None, ignore_inde
     expected = (*xa.shape[:axis], *xa.shape[axis + 1 :])
     if labels.shape != expected:
         raise ValueError(f"{function}: target must have shape {expected} for input {xa.shape}, got {labels.shape}")
-    ignored = labels == arg.integer(ignore_index, f"{function}: ignore_index", -(2**63))
-    kept = ~ignored if ignored.any() else None
+    kept = labels != arg.integer(ignore_index, f"{function}: ignore_index", -(2**63))
+    kept = None if kept.all() else kept
     if kept is not None:
         labels = np.where(kept, labels, 0)
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -90,7 +90,8 @@ def _targets(target: Any, xa: np.ndarray, weight: np.ndarray | None, ignore_inde
     share = None if weight is None else weight[labels]
     if kept is not None:
         share = kept.astype(xa.dtype) if share is None else share * kept
-    return _Targets(axis, labels, kept, share)
+    grid = np.ix_(*map(np.arange, labels.shape)) if labels.ndim else ()
+    return _Targets(axis, labels, kept, share, (*grid[:axis], labels, *grid[axis:]))
 
 
 def _column(values: np.ndarray, ndim: int, axis: int) -> np.ndarray:
@@ -151,28 +152,30 @@ def cross_entropy(
     if arg.array_of(target, "target").dtype.kind == "f":
         return _of_probabilities(input, target, wa, axis, reduction, smooth)
     goal = _targets(target, xa, wa, ignore_index, function)
-    even = (np.ones(xa.shape[axis], dtype) if wa is None else wa) * dtype.type(smooth / max(xa.shape[axis], 1))
-    even = _column(even, xa.ndim, axis)
     shifted = xa - xa.max(axis=axis, keepdims=True, initial=-np.inf)
     sums = np.log(np.exp(shifted).sum(axis=axis))
     losses = goal.weighted(sums - goal.pick(shifted))
+    even = None
     if smooth:
+        even = _column(
+            (np.ones_like(xa, shape=xa.shape[axis]) if wa is None else wa) * (smooth / xa.shape[axis]), xa.ndim, axis
+        )
         spread = ((np.expand_dims(sums, axis) - shifted) * even).sum(axis=axis)
         losses = losses * dtype.type(1 - smooth) + (spread if goal.kept is None else np.where(goal.kept, spread, 0))
     total = goal.total(dtype, function) if reduction == "mean" else dtype.type(1)
     y = losses if reduction == "none" else losses.sum() / total
+    shape = xa.shape
 
-    def vjp(needs: list[bool], gy: Any, x: Any) -> list[Any]:
-        q = goal.spread(xa.shape, dtype)
-        if smooth:
-            kept = dtype.type(1) if goal.kept is None else np.expand_dims(goal.kept, axis)
-            q = q * dtype.type(1 - smooth) + even * kept
+    def vjp(needs: list[bool], gy: Any, x: Any, goal: _Targets, even: np.ndarray | None) -> list[Any]:
+        q = goal.spread(shape, dtype)
+        if even is not None:
+            q = q * dtype.type(1 - smooth) + (even if goal.kept is None else even * np.expand_dims(goal.kept, axis))
         p = softmax(x, axis)
-        if smooth or goal.share is not None:
+        if even is not None or goal.share is not None:
             p = p * q.sum(axis=axis, keepdims=True)
-        return [(p - q) * _rated(gy, axis, q.shape, reduction, total)]
+        return [(p - q) * _rated(gy, axis, shape, reduction, total)]
 
-    return record(function, np.asarray(y, dtype), (input,), vjp, (input,))
+    return record(function, np.asarray(y, dtype), (input,), vjp, (input, goal, even))
 
 
 def _of_probabilities(
@@ -222,7 +225,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     y = losses if reduction == "none" else losses.sum() / total
     shape = xa.shape
 
-    def vjp(needs: list[bool], gy: Any) -> list[Any]:
+    def vjp(needs: list[bool], gy: Any, goal: _Targets) -> list[Any]:
         return [mul(_rated(gy, axis, shape, reduction, total), -goal.spread(shape, dtype))]
 
-    return record(function, np.asarray(y, dtype), (input,), vjp)
+    return record(function, np.asarray(y, dtype), (input,), vjp, (goal,))
