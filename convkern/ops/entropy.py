@@ -147,11 +147,17 @@ def cross_entropy(
     smooth = arg.number(label_smoothing, f"{function}: label_smoothing", 0.0, 1.0)
     (xa,) = arg.float_arrays(function, input=input)
     xa = xa.astype(xa.dtype.newbyteorder("="), copy=False)
-    axis, dtype = _class_axis(xa, function), xa.dtype
+    axis = _class_axis(xa, function)
     wa = _class_weight(weight, xa, axis, function)
     if arg.array_of(target, "target").dtype.kind == "f":
         return _of_probabilities(input, target, wa, axis, reduction, smooth)
     goal = _targets(target, xa, wa, ignore_index, function)
+    return _of_labels(input, xa, goal, wa, reduction, smooth)
+
+
+def _of_labels(input: Any, xa: np.ndarray, goal: _Targets, wa: np.ndarray | None, reduction: str, smooth: float) -> Any:
+    """The cross-entropy of labels: q, the target of each class, is (1 - smooth) at the label and smooth/C everywhere."""
+    axis, dtype, shape = goal.axis, xa.dtype, xa.shape
     shifted = xa - xa.max(axis=axis, keepdims=True, initial=-np.inf)
     sums = np.log(np.exp(shifted).sum(axis=axis))
     losses = goal.weighted(sums - goal.pick(shifted))
@@ -162,9 +168,8 @@ def cross_entropy(
         )
         spread = ((np.expand_dims(sums, axis) - shifted) * even).sum(axis=axis)
         losses = losses * dtype.type(1 - smooth) + (spread if goal.kept is None else np.where(goal.kept, spread, 0))
-    total = goal.total(dtype, function) if reduction == "mean" else dtype.type(1)
+    total = goal.total(dtype, "cross_entropy") if reduction == "mean" else dtype.type(1)
     y = losses if reduction == "none" else losses.sum() / total
-    shape = xa.shape
 
     def vjp(needs: list[bool], gy: Any, x: Any, goal: _Targets, even: np.ndarray | None) -> list[Any]:
         q = goal.spread(shape, dtype)
@@ -175,7 +180,7 @@ def cross_entropy(
             p = p * q.sum(axis=axis, keepdims=True)
         return [(p - q) * _rated(gy, axis, shape, reduction, total)]
 
-    return record(function, np.asarray(y, dtype), (input,), vjp, (input, goal, even))
+    return record("cross_entropy", np.asarray(y, dtype), (input,), vjp, (input, goal, even))
 
 
 def _of_probabilities(
