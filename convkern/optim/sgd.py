@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import arguments as arg
 from .optimizer import Optimizer, Row, check_range, state_array
 
 
@@ -44,7 +45,7 @@ class SGD(Optimizer):
     def check(self, group: dict[str, Any]) -> None:
         for option in ("lr", "momentum", "weight_decay"):
             check_range(f"SGD: {option}", group[option], 0.0)
-        check_range("SGD: dampening", group["dampening"], -np.inf)
+        arg.number(group["dampening"], "SGD: dampening")
         if not isinstance(group["nesterov"], bool):
             raise TypeError(f"SGD: nesterov must be a bool, got {group['nesterov']!r}")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
