@@ -107,6 +107,21 @@ def test_a_warm_up_before_a_cosine():
             schedule.step()
 
 
+def test_a_cycle_within_a_sequence_moves_the_momentum():
+    ours, _ = pair(momentum=0.9)
+    alone, _ = pair(momentum=0.9)
+    cycle = lr_scheduler.OneCycleLR(alone, 0.3, 10)
+    members = [lr_scheduler.OneCycleLR(ours, 0.3, 10)]
+    members.insert(0, lr_scheduler.SequentialLR(ours, [lr_scheduler.ConstantLR(ours)], []))
+    schedule = lr_scheduler.SequentialLR(ours, members, milestones=[4])
+    for step in range(12):
+        if step >= 4:
+            assert ours.param_groups[0]["momentum"] == alone.param_groups[0]["momentum"]
+            assert ours.param_groups[0]["lr"] == alone.param_groups[0]["lr"]
+            cycle.step()
+        schedule.step()
+
+
 def test_restarts_within_an_epoch():
     ours, theirs = pair()
     mine = lr_scheduler.CosineAnnealingWarmRestarts(ours, 3, 2)

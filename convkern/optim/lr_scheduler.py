@@ -279,9 +279,9 @@ class SequentialLR(LRScheduler):
             )
         super().__init__(optimizer, last_epoch)
 
-    def rate(self, group: int, epoch: float) -> float:
+    def _set(self, epoch: float) -> None:
         member = sum(m <= epoch for m in self.milestones)
-        return self.schedulers[member].rate(group, epoch - ([0, *self.milestones][member]))
+        self.schedulers[member]._set(epoch - [0, *self.milestones][member])
 
 
 __all__ = [
