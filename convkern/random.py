@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 
 import numpy as np
 
@@ -10,6 +11,7 @@ import numpy as np
 SHUFFLE = 0
 DRAW_SAMPLE = 1
 INITIALISE = 2
+NOISE = 3
 
 _MAX_KEYS = 3
 _LIMIT = 2**64
@@ -62,3 +64,39 @@ def rng(seed: int, *keys: int) -> np.random.Generator:
     counter = np.array([0, *words, *[0] * (_MAX_KEYS - len(words))], dtype=np.uint64)
     key = np.array([_word("seed", seed), len(words)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class _Noise(threading.local):
+    seed = 0
+    step = 0
+    draws = 0
+
+
+_noise = _Noise()
+
+
+def seed_noise(seed: int, step: int = 0) -> None:
+    """Start this thread's draws of noise layers (dropout and the like) anew.
+
+    A training loop calls it before every step: a resumed run then drops what it would have dropped.
+
+    Parameters
+    ----------
+    seed : int
+        0 to 2**64 - 1.
+    step : int
+        Of the same range; another step gives other numbers.
+    """
+    rng(seed, NOISE, step)  # refuses what is no seed
+    _noise.seed, _noise.step, _noise.draws = seed, step, 0
+
+
+def noise() -> np.random.Generator:
+    """The generator of this thread's next draw of a noise layer.
+
+    Returns
+    -------
+    numpy.random.Generator
+    """
+    _noise.draws += 1
+    return rng(_noise.seed, NOISE, _noise.step, _noise.draws)

@@ -5,6 +5,7 @@ import pytest
 
 import convkern as ck
 from convkern import device, ops
+from convkern.random import seed_noise
 
 from .test_tensor import OnlyArray, OnlyDLPack
 
@@ -33,6 +34,14 @@ OPERATIONS = {
 }
 WEIGHT = normal(K, C, 3, 3, seed=5)
 WITH_OUT = list(OPERATIONS)
+
+
+def drawn(function, x):
+    """The same noise at every call."""
+    seed_noise(0)
+    return function(x)
+
+
 MORE = {
     "bias_grad": (lambda g, _: ops.bias_grad(g), (N, K, H, W), (1,)),
     "linear": (ops.linear, (N, C), (K, C)),
@@ -41,6 +50,29 @@ MORE = {
     "relu": (lambda x, _: ops.relu(x), (N, C), (1,)),
     "softmax": (lambda x, _: ops.softmax(x, 1), (N, C), (1,)),
     "cross_entropy": (lambda x, _: ops.cross_entropy(x, np.array([0, 2])), (N, C), (1,)),
+    "nll_loss": (lambda x, _: ops.nll_loss(x, np.array([0, 2])), (N, C), (1,)),
+    "cross_entropy of probabilities": (ops.cross_entropy, (N, C), (N, C)),
+    "mse_loss": (ops.mse_loss, (N, C), (N, C)),
+    "l1_loss": (ops.l1_loss, (N, C), (N, C)),
+    "huber_loss": (lambda x, t: ops.huber_loss(x, t, delta=0.5), (N, C), (N, C)),
+    "smooth_l1_loss": (lambda x, t: ops.smooth_l1_loss(x, t, beta=0.5), (N, C), (N, C)),
+    "binary_cross_entropy": (lambda x, t: ops.binary_cross_entropy(ops.sigmoid(x), t), (N, C), (N, C)),
+    "binary_cross_entropy_with_logits": (ops.binary_cross_entropy_with_logits, (N, C), (N, C)),
+    **{
+        name: (lambda x, _, name=name: getattr(ops, name)(x), (N, C, H, W), (1,))
+        for name in ("relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "hardswish", "logsigmoid", "erf", "abs")
+    },
+    "gelu tanh": (lambda x, _: ops.gelu(x, "tanh"), (N, C, H, W), (1,)),
+    "clamp": (lambda x, _: ops.clamp(x, -0.5, 0.5), (N, C), (1,)),
+    "where": (lambda a, b: ops.where(np.eye(N, C) > 0, a, b), (N, C), (C,)),
+    "prelu": (ops.prelu, (N, C, H, W), (C,)),
+    "layer_norm": (lambda x, w: ops.layer_norm(x, (H, W), w), (N, C, H, W), (H, W)),
+    "group_norm": (lambda x, w: ops.group_norm(x, 3, w), (N, C, H, W), (C,)),
+    "instance_norm": (lambda x, w: ops.instance_norm(x, weight=w), (N, C, H, W), (C,)),
+    "local_response_norm": (lambda x, _: ops.local_response_norm(x, 2), (N, C, H, W), (1,)),
+    "dropout": (lambda x, _: drawn(ops.dropout, x), (N, C), (1,)),
+    "dropout2d": (lambda x, _: drawn(ops.dropout2d, x), (N, C, H, W), (1,)),
+    "gaussian_noise": (lambda x, _: drawn(ops.gaussian_noise, x), (N, C), (1,)),
     "sum": (lambda x, _: ops.sum(x, 0), (N, C), (1,)),
     "getitem": (lambda x, _: ops.getitem(x, [1, 0, 1]), (N, C), (1,)),
     "concatenate": (lambda a, b: ops.concatenate([a, b]), (N, C), (K, C)),

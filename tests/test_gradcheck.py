@@ -5,6 +5,7 @@ import pytest
 
 import convkern as ck
 from convkern import ops
+from convkern.random import seed_noise
 
 
 def values(*shape, seed=0):
@@ -23,7 +24,20 @@ def positive(*shape, seed=0):
     return np.abs(values(*shape, seed=seed)) + 0.5
 
 
+def seeded(fn):
+    """The same noise at every call."""
+
+    def function(*inputs):
+        seed_noise(5)
+        return fn(*inputs)
+
+    return function
+
+
 LABELS = np.array([1, 0, 3])
+PIXELS, PIXEL_LABELS = values(2, 4, 3), np.array([[0, 3, 1], [1, -1, 2]])
+WEIGHT, IGNORE = np.array([1.0, 0.5, 2.0, 0.3]), dict(ignore_index=-1)
+BETWEEN = np.array([[0.2, 0.9, 0.4], [0.6, 0.7, 0.1]])
 X = values(2, 4, 5, 6)  # (N, C, H, W)
 W = values(6, 2, 3, 2, seed=1)  # (K, C/groups, R, S)
 CONV = dict(stride=(2, 1), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=2)
@@ -125,9 +139,86 @@ CASES = {
         ("vector", ops.linear, (values(3), values(2, 3, seed=1), values(2, seed=2))),
     ],
     "cross_entropy": [
-        (reduction, lambda x, r=reduction: ops.cross_entropy(x, LABELS, r), (values(3, 4),))
-        for reduction in ("mean", "sum", "none")
+        *(
+            (reduction, lambda x, r=reduction: ops.cross_entropy(x, LABELS, reduction=r), (values(3, 4),))
+            for reduction in ("mean", "sum", "none")
+        ),
+        ("everything", lambda x: ops.cross_entropy(x, PIXEL_LABELS, WEIGHT, **IGNORE, label_smoothing=0.2), (PIXELS,)),
+        (
+            "probabilities",
+            lambda x, t: ops.cross_entropy(x, t, WEIGHT, label_smoothing=0.2, reduction="none"),
+            (PIXELS, positive(2, 4, 3)),
+        ),
+        ("one", lambda x: ops.cross_entropy(x, np.array(2)), (values(4),)),
     ],
+    "nll_loss": [
+        ("mean", lambda x: ops.nll_loss(x, LABELS), (values(3, 4),)),
+        ("everything", lambda x: ops.nll_loss(x, PIXEL_LABELS, WEIGHT, **IGNORE, reduction="none"), (PIXELS,)),
+    ],
+    **{
+        name: [
+            (
+                reduction,
+                lambda x, t, n=name, r=reduction: getattr(ops, n)(x, t, reduction=r),
+                (PIXELS, 3 * values(2, 4, 3)),
+            )
+            for reduction in ("mean", "sum", "none")
+        ]
+        for name in ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss")
+    },
+    "binary_cross_entropy": [
+        ("plain", ops.binary_cross_entropy, (BETWEEN, BETWEEN[::-1].copy())),
+        ("weight", lambda x, w: ops.binary_cross_entropy(x, BETWEEN[::-1], w, reduction="sum"), (BETWEEN, positive(3))),
+    ],
+    "binary_cross_entropy_with_logits": [
+        ("plain", ops.binary_cross_entropy_with_logits, (values(2, 3), BETWEEN)),
+        (
+            "weights",
+            lambda x, w, p: ops.binary_cross_entropy_with_logits(x, BETWEEN, w, pos_weight=p, reduction="none"),
+            (values(2, 3), positive(2, 1), positive(3, seed=1)),
+        ),
+    ],
+    "abs": [("plain", ops.abs, (values(2, 3),))],
+    "clamp": [
+        ("both", lambda x: ops.clamp(x, -0.5, 0.6), (values(3, 4),)),
+        ("below", lambda x: ops.clamp(x, 0.1), (values(3, 4),)),
+        ("above", lambda x: ops.clamp(x, max=0.1), (values(3, 4),)),
+    ],
+    "where": [
+        ("broadcast", lambda a, b: ops.where(values(3, 1) > 0, a, b), (values(2), values(3, 2, seed=1))),
+        ("number", lambda a: ops.where(values(3) > 0, a, 2.0), (values(3),)),
+    ],
+    "erf": [("plain", ops.erf, (values(2, 3),))],
+    "relu6": [("plain", lambda x: ops.relu6(4 * x), (values(4, 5),))],
+    "leaky_relu": [("plain", lambda x: ops.leaky_relu(x, 0.2), (values(4, 5),))],
+    "prelu": [
+        ("one", ops.prelu, (values(4, 5), values(1))),
+        ("channels", ops.prelu, (values(2, 3, 4), values(3, seed=1))),
+        ("vector", ops.prelu, (values(4), values(1))),
+    ],
+    "elu": [("plain", lambda x: ops.elu(x, 1.3), (values(4, 5),))],
+    "selu": [("plain", ops.selu, (values(4, 5),))],
+    "silu": [("plain", ops.silu, (values(4, 5),))],
+    "gelu": [("exact", ops.gelu, (values(4, 5),)), ("tanh", lambda x: ops.gelu(x, "tanh"), (values(4, 5),))],
+    "hardswish": [("plain", lambda x: ops.hardswish(3 * x), (values(4, 5),))],
+    "logsigmoid": [("plain", ops.logsigmoid, (values(4, 5),))],
+    "layer_norm": [
+        ("affine", lambda x, w, b: ops.layer_norm(x, (3, 2), w, b), (values(2, 3, 2), *values(2, 3, 2, seed=1))),
+        ("one value", lambda x, b: ops.layer_norm(x, 1, None, b), (values(3, 1), values(1, seed=1))),
+    ],
+    "group_norm": [("affine", lambda x, w, b: ops.group_norm(x, 2, w, b), (values(2, 4, 3), *values(2, 4, seed=1)))],
+    "instance_norm": [
+        ("affine", lambda x, w, b: ops.instance_norm(x, None, None, w, b), (values(2, 3, 4), *values(2, 3, seed=1))),
+        ("evaluation", lambda x: ops.instance_norm(x, np.zeros(3), np.ones(3), None, None, False), (values(2, 3, 4),)),
+    ],
+    "local_response_norm": [
+        ("odd", lambda x: ops.local_response_norm(x, 3, 0.5), (values(2, 4, 3),)),
+        ("even", lambda x: ops.local_response_norm(x, 4, 0.5, 0.6, 2.0), (values(1, 5, 2),)),
+        ("wide", lambda x: ops.local_response_norm(x, 9, 0.5), (values(2, 3, 2),)),
+    ],
+    "dropout": [("plain", seeded(lambda x: ops.dropout(x, 0.4)), (values(4, 5),))],
+    "dropout2d": [("plain", seeded(lambda x: ops.dropout2d(x, 0.4)), (values(4, 5, 2),))],
+    "gaussian_noise": [("plain", seeded(lambda x: ops.gaussian_noise(x, 0.4)), (values(4, 5),))],
     "conv2d": [
         ("bias", lambda x, w, b: ops.conv2d(x, w, b, **CONV), (X, W, values(6, seed=3))),
         ("unbatched", lambda x, w: ops.conv2d(x, w, padding=1), (values(2, 3, 4), values(3, 2, 2, 3, seed=1))),

@@ -179,3 +179,47 @@ def test_threads_draw_for_themselves():
     np.testing.assert_array_equal(second, expected[1])
     with init.seeded(8):
         np.testing.assert_array_equal(drawn[0], init.normal_(empty((4,))).data)
+
+
+# --- orthogonal
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 9), (9, 4), (6, 2, 3, 1), (2, 3, 2, 2), (1, 7)])
+@pytest.mark.parametrize("gain", [1.0, math.sqrt(2)])
+def test_orthogonal(shape, gain):
+    with init.seeded(6):
+        x = init.orthogonal_(empty(shape), gain).data.reshape(shape[0], -1)
+    rows, columns = x.shape
+    product = x @ x.T if rows <= columns else x.T @ x
+    np.testing.assert_allclose(product, gain**2 * np.eye(min(rows, columns)), atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (6, 2, 3)])
+def test_orthogonal_as_in_pytorch(shape, monkeypatch):
+    """From the same normal numbers the same matrix."""
+    torch = pytest.importorskip("torch")
+    drawn = np.random.default_rng(0).standard_normal((shape[0], math.prod(shape[1:])))
+
+    class Draws:
+        def normal(self, size):
+            assert size == drawn.shape
+            return drawn
+
+    monkeypatch.setattr(init, "generator", Draws)
+    normal = torch.tensor(drawn)
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.copy_(normal.reshape(self.shape)))
+    expected = torch.nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), 1.3).numpy()
+    np.testing.assert_allclose(init.orthogonal_(empty(shape), 1.3).data, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_orthogonal_matrices_are_spread_evenly():
+    """The sign of every element is as often + as -: without the correction the diagonal's would not be."""
+    with init.seeded(7):
+        signs = np.mean([np.sign(init.orthogonal_(empty((3, 3))).data) for _ in range(2000)], axis=0)
+    assert np.abs(signs).max() < SIGMAS / math.sqrt(2000)
+
+
+def test_orthogonal_refuses_a_vector_and_takes_nothing():
+    with pytest.raises(ValueError, match=r"orthogonal_: tensor must have at least 2 axes, got shape \(3,\)"):
+        init.orthogonal_(empty((3,)))
+    assert init.orthogonal_(empty((0, 3))).shape == (0, 3)

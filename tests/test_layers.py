@@ -65,8 +65,8 @@ def test_layers_with_parameters():
 def test_cross_entropy_loss():
     logits, labels = f4(4, 3), np.array([0, 2, 1, 1])
     for reduction in ("mean", "sum", "none"):
-        expected = F.cross_entropy(logits, labels, reduction)
-        np.testing.assert_array_equal(nn.CrossEntropyLoss(reduction)(logits, labels), expected)
+        expected = F.cross_entropy(logits, labels, reduction=reduction)
+        np.testing.assert_array_equal(nn.CrossEntropyLoss(reduction=reduction)(logits, labels), expected)
 
 
 def test_sequential():

@@ -251,7 +251,7 @@ def test_cross_entropy(reduction, dtype):
     eps = np.finfo(dtype).eps
     for x in (normal(4, 5, dtype=dtype), 1e4 * normal(4, 5, dtype=dtype)):
         compare(
-            lambda x: ops.cross_entropy(x, labels, reduction),
+            lambda x: ops.cross_entropy(x, labels, reduction=reduction),
             lambda x: functional().cross_entropy(x, target, reduction=reduction),
             x, rtol=30 * eps, atol=30 * eps,
         )  # fmt: skip
@@ -259,13 +259,13 @@ def test_cross_entropy(reduction, dtype):
 
 def test_cross_entropy_of_nothing():
     none = np.zeros((0, 3)), np.zeros(0, int)
-    assert ops.cross_entropy(*none, "sum") == 0
-    assert ops.cross_entropy(*none, "none").shape == (0,)
+    assert ops.cross_entropy(*none, reduction="sum") == 0
+    assert ops.cross_entropy(*none, reduction="none").shape == (0,)
     with pytest.raises(ValueError, match="the mean over an empty batch does not exist"):
         ops.cross_entropy(*none)
 
 
 def test_cross_entropy_of_certain_and_impossible_labels():
     logits = np.array([[0.0, -np.inf], [1000.0, 0.0]])
-    np.testing.assert_array_equal(ops.cross_entropy(logits, np.array([0, 1]), "none"), [0, 1000])
-    assert ops.cross_entropy(logits[:1], np.array([1]), "sum") == np.inf
+    np.testing.assert_array_equal(ops.cross_entropy(logits, np.array([0, 1]), reduction="none"), [0, 1000])
+    assert ops.cross_entropy(logits[:1], np.array([1]), reduction="sum") == np.inf

@@ -36,10 +36,23 @@ OPTIONS = [
     (optim.SGD, dict(lr=0.05, weight_decay=0.1)),
     (optim.SGD, dict(lr=0.05, momentum=0.5, weight_decay=0.1)),
     (optim.SGD, dict(lr=0)),
+    (optim.SGD, dict(lr=0.05, momentum=0.9, dampening=0.3, weight_decay=0.1)),
+    (optim.SGD, dict(lr=0.05, momentum=0.9, nesterov=True)),
+    (optim.SGD, dict(lr=0.05, momentum=0.5, weight_decay=0.1, nesterov=True)),
     (optim.Adam, dict()),
     (optim.Adam, dict(lr=0.1, betas=(0.8, 0.9), eps=1e-3)),
     (optim.Adam, dict(lr=0.01, weight_decay=0.1)),
     (optim.Adam, dict(lr=0.01, betas=(0.0, 0.5))),
+    (optim.AdamW, dict()),
+    (optim.AdamW, dict(lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5)),
+    (optim.AdamW, dict(lr=0.1, weight_decay=0.0)),
+    (optim.Adagrad, dict()),
+    (optim.Adagrad, dict(lr=0.5, lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.2, eps=1e-3)),
+    (optim.RMSprop, dict()),
+    (optim.RMSprop, dict(lr=0.1, alpha=0.5, eps=1e-3, weight_decay=0.1)),
+    (optim.RMSprop, dict(lr=0.1, momentum=0.9)),
+    (optim.RMSprop, dict(lr=0.1, alpha=0.9, centered=True, eps=1e-2)),
+    (optim.RMSprop, dict(lr=0.1, alpha=0.9, centered=True, momentum=0.5, weight_decay=0.1, eps=1e-2)),
 ]
 
 
@@ -112,6 +125,44 @@ def test_parameter_groups():
     np.testing.assert_allclose(b.data, before[1] - 0.5 * (1 + 1.9), rtol=1e-14)
 
 
+def test_groups_that_come_later_and_groups_of_options_as_in_pytorch():
+    torch = pytest.importorskip("torch")
+    mine = parameters()
+    other = [torch.nn.Parameter(torch.tensor(p.data)) for p in mine]
+    made = []
+    for module, (a, b, c) in ((optim, mine), (torch.optim, other)):
+        made.append(module.AdamW([{"params": [a], "lr": 0.1, "weight_decay": 0.5}, {"params": b}], lr=0.01))
+        made[-1].add_param_group({"params": [c], "betas": (0.5, 0.6)})
+    for step in range(20):
+        advance(made[0], mine, [step])
+        for p, g in zip(other, gradients(step), strict=True):
+            p.grad = torch.tensor(g)
+        made[1].step()
+    for p, q in zip(mine, other, strict=True):
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match=r"AdamW: params holds the same Tensor twice, shape \(4,\)"):
+        made[0].add_param_group({"params": [mine[1]]})
+
+
+def test_step_calls_a_closure_and_zero_grad_can_fill():
+    (a, *_) = parameters()
+    optimizer = optim.SGD([a], lr=0.5)
+    before = a.data.copy()
+
+    def closure():
+        optimizer.zero_grad(set_to_none=False)
+        loss = (a * a).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        loss = optimizer.step(closure)
+    assert loss.item() == 0  # a - 0.5 · 2a
+    assert (before != 0).all()
+    optimizer.zero_grad(set_to_none=False)
+    np.testing.assert_array_equal(a.grad.data, np.zeros_like(before))
+
+
 def test_a_changed_learning_rate_is_used():
     (a, *_) = parameters()
     optimizer = optim.SGD([a], lr=0.1)
@@ -181,8 +232,8 @@ def test_state_dict_format():
     advance(sgd, params, [0])
     state = sgd.state_dict()
     assert state["param_groups"] == [
-        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "params": [0]},
-        {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.0, "params": [1, 2]},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "params": [0]},
+        {"lr": 0.5, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "params": [1, 2]},
     ]
     assert set(state["state"]) == {0, 1, 2}
     np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], gradients(0)[0])
@@ -239,11 +290,32 @@ def test_load_state_dict_names_what_does_not_fit():
     np.testing.assert_array_equal(after["state"][1]["exp_avg"], entry["exp_avg"])
 
 
+def test_a_variance_that_rounding_makes_negative():
+    """The same gradient again and again: mean square and squared mean meet."""
+    w = nn.Parameter(np.ones(50, np.float32))
+    optimizer = optim.RMSprop([w], lr=1e-9, alpha=0.5, centered=True, eps=1e-3)
+    w.grad = ck.Tensor(np.linspace(0.1, 3, 50, dtype=np.float32))
+    for _ in range(60):
+        optimizer.step()
+    state = optimizer.state[0]
+    assert (state["square_avg"] < state["grad_avg"] ** 2).any()
+    assert np.isfinite(w.data).all()
+
+
 # --- learning
 
 
 @pytest.mark.parametrize(
-    "make", [lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.Adam(p, lr=0.05)], ids=["SGD", "Adam"]
+    "make",
+    [
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: optim.Adam(p, lr=0.05),
+        lambda p: optim.AdamW(p, lr=0.05),
+        lambda p: optim.Adagrad(p, lr=0.1),
+        lambda p: optim.RMSprop(p, lr=0.02),
+    ],
+    ids=["SGD", "Nesterov", "Adam", "AdamW", "Adagrad", "RMSprop"],
 )
 def test_a_small_network_learns(make):
     rng = np.random.default_rng(0)
@@ -286,20 +358,27 @@ def kernel_rows(dtype, count, seed=0):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["sgd", "plain sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "plain sgd", "nesterov sgd", "adam", "adagrad", "rmsprop", "plain rmsprop"])
 def test_kernels_against_the_definition(name, dtype):
-    count = {"sgd": 3, "plain sgd": 2, "adam": 4}[name]
+    kernel = name.split()[-1]
+    count = {"plain sgd": 2, "plain rmsprop": 3}.get(name, {"sgd": 3, "adam": 4, "adagrad": 3, "rmsprop": 5}[kernel])
     rows = kernel_rows(dtype, count)
-    if name == "adam":
-        numbers = [(0.1 + 0.01 * i, 1.5, 1e-3, 0.1, 0.1, 0.9, 0.1) for i in range(len(rows))]
-    else:
-        numbers = [(0.1 + 0.01 * i, 0.9 if count == 3 else 0.0, 0.1 * (i % 2)) for i in range(len(rows))]
+    options = {
+        "sgd": lambda i: (0.9 if count == 3 else 0.0, 0.1 * (i % 2), 0.7, name.startswith("nesterov")),
+        "adam": lambda i: (1.5, 1e-3, 0.1, 0.1, 0.9, 0.1, 0.95),
+        "adagrad": lambda i: (0.1 * (i % 2), 1e-3),
+        "rmsprop": lambda i: (0.9, 0.1, 1e-3, 0.1 * (i % 2), 0.9 if count == 5 else 0.0),
+    }
+    numbers = [(0.1 + 0.01 * i, *options[kernel](i)) for i in range(len(rows))]
+    if name == "rmsprop":
+        for row in rows:
+            row[2] += 5  # the mean square is above the squared mean
     gradients_before = [row[1].copy() for row in rows]
     expected = [[a.astype(np.float64) for a in row] for row in rows]
     used = np.array(numbers, dtype)
-    if name == "plain sgd":
-        rows, expected = [[*row, None] for row in rows], [[*row, None] for row in expected]
-    kernel = name.split()[-1]
+    if name.startswith("plain"):
+        missing = [None] * (1 if kernel == "sgd" else 2)
+        rows, expected = [[*row, *missing] for row in rows], [[*row, *missing] for row in expected]
     getattr(cpu_chunks, kernel)(rows, used)
     for row, want, line, gradient in zip(rows, expected, used.astype(np.float64), gradients_before, strict=True):
         getattr(update_reference, kernel)(*want, tuple(line))

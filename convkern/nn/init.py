@@ -289,3 +289,34 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
         The same.
     """
     return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """A random matrix with orthogonal rows or columns, whichever are fewer; axes after the first count as one.
+
+    Parameters
+    ----------
+    tensor : Tensor, (K, C/groups, …) or (out, in)
+        Overwritten in place.
+    gain : float
+        Length of each of those rows or columns.
+
+    Returns
+    -------
+    Tensor
+        The same.
+
+    References
+    ----------
+    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
+    2014.
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: tensor must have at least 2 axes, got shape {tensor.shape}")
+    if tensor.size == 0:
+        return tensor
+    rows = tensor.shape[0]
+    drawn = generator().normal(size=(rows, tensor.size // rows))
+    q, r = np.linalg.qr(drawn if rows >= drawn.shape[1] else drawn.T)
+    q = q * np.where(np.diag(r) < 0, -1, 1)  # without it q would not be uniform over all such matrices
+    return _fill(tensor, gain * (q if rows >= drawn.shape[1] else q.T).reshape(tensor.shape))

@@ -80,6 +80,14 @@ class Module:
             raise TypeError(f"register_buffer: {name} must be a NumPy array, got {type(value).__name__}")
         self._claim(name, self._buffers)[name] = value
 
+    def add_module(self, name: str, module: Module) -> None:
+        """As ``setattr(self, name, module)``, for names that are made up."""
+        if not isinstance(module, Module):
+            raise TypeError(f"add_module: {name} must be a Module, got {type(module).__name__}")
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"add_module: name must be text without dots, got {name!r}")
+        setattr(self, name, module)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the result; every Module defines its own."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
@@ -122,13 +130,24 @@ class Module:
         for _, module in self.named_modules():
             yield module
 
+    def apply(self, fn: Callable[[Module], Any]) -> Module:
+        """Call ``fn(module)`` for everything below and then for this module."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
     def _named(self, registry: str) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
         for path, module in self.named_modules():
+            module._check_ready(path)
             for name, value in module.__dict__[registry].items():
                 if id(value) not in seen:
                     seen.add(id(value))
                     yield f"{path}.{name}" if path else name, value
+
+    def _check_ready(self, name: str) -> None:
+        """Raise if the parameters of the module of that name are not known yet, see :mod:`convkern.nn.lazy`."""
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names; a shared one once."""

@@ -77,7 +77,8 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     for name, module in model.named_modules():
         if not module._modules or module._parameters:
             handles.append(module.register_forward_hook(note(name)))
-    dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
+    ready = (p.dtype for module in model.modules() for p in module._parameters.values())  # lazy ones have none yet
+    dtype = next(ready, np.dtype(np.float32))
     was_training = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -59,6 +60,29 @@ def integer(value: Any, name: str, minimum: int) -> int:
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return number
+
+
+def number(value: Any, name: str, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """A finite number from ``minimum`` to ``maximum``; bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (math.isfinite(value) and minimum <= value <= maximum):
+        bounds = [f"at least {minimum:g}"] * (minimum > -math.inf) + [f"at most {maximum:g}"] * (maximum < math.inf)
+        raise ValueError(f"{name} must be {' and '.join(bounds) or 'finite'}, got {value!r}")
+    return float(value)
+
+
+def positive(value: Any, name: str) -> float:
+    """A finite number above 0."""
+    if number(value, name, 0.0) == 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return float(value)
+
+
+def native(function: str, x: Any) -> np.ndarray:
+    """A floating array in the machine's byte order."""
+    (xa,) = float_arrays(function, x=x)
+    return xa.astype(xa.dtype.newbyteorder("="), copy=False)
 
 
 def per_axis(value: Any, name: str, minimum: int, axes: int = 2) -> tuple[int, ...]:

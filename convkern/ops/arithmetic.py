@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import graph
+from ..device import like_format
 from ..graph import record
 from . import arguments as arg
 from .elementwise import elementwise, plain_and_large
@@ -109,3 +111,46 @@ def sqrt(x: Any) -> Any:
     """Square root."""
     y = np.asarray(np.sqrt(arg.array_of(x, "x")))
     return _unary("sqrt", x, y, lambda gy, y: gy / (2 * y), (y,))
+
+
+def abs(x: Any) -> Any:
+    """Absolute value; the derivative at 0 is 0."""
+    y = np.abs(arg.array_of(x, "x"))
+    return _unary("abs", x, y, lambda gy, x: gy * np.sign(arg.array_of(x, "x")), (x,))
+
+
+def clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:
+    """x, but at least ``min`` and at most ``max``; the derivative is 1 from one to the other and 0 outside."""
+    if min is None and max is None:
+        raise ValueError("clamp: min or max must be given")
+    low, high = (-np.inf if min is None else min), (np.inf if max is None else max)
+    y = np.clip(arg.array_of(x, "x"), min, max)
+    return _unary("clamp", x, y, lambda gy, x: where((x < low) | (x > high), 0, gy), (x,))
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, b elsewhere; all three broadcast."""
+    mask = arg.array_of(condition, "condition")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"where: condition must be boolean, got {mask.dtype}")
+
+    def vjp(needs: list[bool], gy: Any, mask: np.ndarray) -> tuple[Any, Any]:
+        return where(mask, gy, 0) if needs[0] else None, where(mask, 0, gy) if needs[1] else None
+
+    return _binary("where", lambda a, b: np.where(mask, a, b), a, b, vjp, mask)
+
+
+def erf(x: Any) -> Any:
+    """The error function: 2/√π times the integral of exp(-t²) from 0 to x.
+
+    Parameters
+    ----------
+    x : array or Tensor
+        float32 or float64.
+
+    Returns
+    -------
+    array or Tensor of x's shape
+    """
+    y = like_format(arg.array_of(x, "x"), elementwise("erf", arg.native("erf", x)))
+    return _unary("erf", x, y, lambda gy, x: gy * exp(-(x * x)) * (2 / math.sqrt(math.pi)), (x,))

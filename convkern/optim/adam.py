@@ -1,4 +1,4 @@
-"""Adam."""
+"""Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Adam(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         for option in ("lr", "eps", "weight_decay"):
-            check_range(f"Adam: {option}", group[option], 0.0)
+            check_range(f"{type(self).__name__}: {option}", group[option], 0.0)
         if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
-            raise ValueError(f"Adam: betas must be two numbers, got {group['betas']!r}")
+            raise ValueError(f"{type(self).__name__}: betas must be two numbers, got {group['betas']!r}")
         for i, beta in enumerate(group["betas"]):
-            check_range(f"Adam: betas[{i}]", beta, 0.0, 1.0, open_high=True)
+            check_range(f"{type(self).__name__}: betas[{i}]", beta, 0.0, 1.0, open_high=True)
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         from ..kernels.update import cpu_chunks
@@ -61,4 +61,43 @@ class Adam(Optimizer):
         # The running means start at zero; dividing by 1 - beta**step takes that out again.
         numbers = (group["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step))
         arrays = (state_array(state, "exp_avg", w), state_array(state, "exp_avg_sq", w))
-        return arrays, (*numbers, group["eps"], group["weight_decay"], 1 - beta1, beta2, 1 - beta2)
+        decay, shrink = self.decay(group)
+        return arrays, (*numbers, group["eps"], decay, 1 - beta1, beta2, 1 - beta2, shrink)
+
+    def decay(self, group: dict[str, Any]) -> tuple[float, float]:
+        """What is added to the gradient for every w, and the factor that w takes before the step."""
+        return group["weight_decay"], 1.0
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: every step begins with w ← w - lr·weight_decay·w.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, or of dict
+        The parameters, or groups of them.
+    lr : float
+        Learning rate.
+    betas : (float, float)
+        Decay of the running means of the gradient and of its square.
+    eps : float
+        Added to the root.
+    weight_decay : float
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    def decay(self, group: dict[str, Any]) -> tuple[float, float]:
+        return 0.0, 1 - group["lr"] * group["weight_decay"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ..device import kernel_array
 from ..tensor import Tensor
 
 Row = tuple[np.ndarray | None, ...]
+# What schedules keep in a group beside the optimizer's own options.
+SCHEDULE_OPTIONS = {"initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum"}
 
 
 def check_range(name: str, value: Any, low: float, high: float = np.inf, open_high: bool = False) -> float:
@@ -25,11 +27,11 @@ def check_range(name: str, value: Any, low: float, high: float = np.inf, open_hi
     return float(value)
 
 
-def state_array(state: dict[str, Any], key: str, like: np.ndarray) -> np.ndarray:
-    """An array of a parameter's state as kernels take it, zeros at first."""
+def state_array(state: dict[str, Any], key: str, like: np.ndarray, first: float = 0.0) -> np.ndarray:
+    """An array of a parameter's state as kernels take it, filled with ``first`` at first."""
     found = state.get(key)
     if found is None:
-        found = state[key] = np.zeros(like.shape, like.dtype)
+        found = state[key] = np.full(like.shape, first, like.dtype)
     elif found.dtype != like.dtype or kernel_array(found) is not found:
         found = state[key] = np.array(found, like.dtype, order="C")
     return found
@@ -55,27 +57,40 @@ class Optimizer:
             raise ValueError(f"{name}: params must not be empty")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
+        self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
-        seen: set[int] = set()
         for given in groups:
-            if not isinstance(given, dict) or "params" not in given:
-                raise TypeError(f"{name}: a parameter group must be a dict with 'params', got {given!r}")
-            unknown = set(given) - {"params", *defaults}
-            if unknown:
-                raise ValueError(f"{name}: a parameter group has unknown options {sorted(unknown)}")
-            members = list(given["params"])
-            for p in members:
-                if not isinstance(p, Tensor):
-                    raise TypeError(f"{name}: params must be Tensors, got {type(p).__name__}")
-                if p.grad_fn is not None:
-                    raise ValueError(f"{name}: params must be leaves, got the result of {p.grad_fn.name}")
-                if id(p) in seen:
-                    raise ValueError(f"{name}: params holds the same Tensor twice, shape {p.shape}")
-                seen.add(id(p))
-            group = {**defaults, **given, "params": members}
-            self.check(group)
-            self.param_groups.append(group)
+            self.add_param_group(given)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more parameters, with options of their own.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``"params"``, and the options that differ from the optimizer's.
+        """
+        name = type(self).__name__
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise TypeError(f"{name}: a parameter group must be a dict with 'params', got {param_group!r}")
+        unknown = set(param_group) - {"params", *self.defaults} - SCHEDULE_OPTIONS
+        if unknown:
+            raise ValueError(f"{name}: a parameter group has unknown options {sorted(unknown)}")
+        seen = {id(p) for group in self.param_groups for p in group["params"]}
+        given = param_group["params"]
+        members = [given] if isinstance(given, Tensor) else list(given)
+        for p in members:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{name}: params must be Tensors, got {type(p).__name__}")
+            if p.grad_fn is not None:
+                raise ValueError(f"{name}: params must be leaves, got the result of {p.grad_fn.name}")
+            if id(p) in seen:
+                raise ValueError(f"{name}: params holds the same Tensor twice, shape {p.shape}")
+            seen.add(id(p))
+        group = {**self.defaults, **param_group, "params": members}
+        self.check(group)
+        self.param_groups.append(group)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise if an option of a group is out of range."""
@@ -89,8 +104,19 @@ class Optimizer:
         """Bring the state of parameter w to the next step; give its arrays and the numbers that the kernel takes."""
         raise NotImplementedError
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Called first; computes the gradients and gives the loss.
+
+        Returns
+        -------
+        What the closure gave, or None.
+        """
+        loss = None if closure is None else closure()
         work: dict[np.dtype, tuple[list[Row], list[tuple[float, ...]]]] = {}
         copied = []  # parameters in another order of memory than kernels take
         position = 0
@@ -110,12 +136,16 @@ class Optimizer:
             self.kernel(arrays_of_rows, np.array(numbers_of_rows, dtype))
         for data, w in copied:
             data[...] = w
+        return loss
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or fill them with zeros."""
         for group in self.param_groups:
             for p in group["params"]:
-                p.grad = None
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad = Tensor(np.zeros_like(p.grad.data))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all options and of each parameter's state, with parameters as numbers."""
@@ -146,9 +176,9 @@ class Optimizer:
             raise ValueError(f"{name}: the state has parameter groups of {theirs} parameters, expected {mine}")
         loaded = []
         for group, given in zip(self.param_groups, groups, strict=True):
-            if set(group) != set(given):
+            if set(group) - SCHEDULE_OPTIONS != set(given) - SCHEDULE_OPTIONS:
                 raise ValueError(f"{name}: the state has options {sorted(given)}, expected {sorted(group)}")
-            loaded.append({**given, "params": group["params"]})
+            loaded.append({**group, **given, "params": group["params"]})
             self.check(loaded[-1])
         flat = [p for group in self.param_groups for p in group["params"]]
         state = {int(i): copy.deepcopy(dict(values)) for i, values in state_dict["state"].items()}

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import arguments as arg
 from .optimizer import Optimizer, Row, check_range, state_array
 
 
 class SGD(Optimizer):
-    """Gradient descent, with momentum: v ← momentum·v + g, w ← w - lr·v, where g has weight_decay·w added.
+    """Gradient descent, with momentum: v ← momentum·v + (1 - dampening)·g, w ← w - lr·v, where g has weight_decay·w added.
 
     Parameters
     ----------
@@ -19,8 +20,14 @@ class SGD(Optimizer):
         The parameters, or groups of them.
     lr : float
         Learning rate.
-    momentum, weight_decay : float
-        0 switches them off.
+    momentum : float
+        0 switches it off.
+    dampening : float
+        Share of the gradient that momentum leaves out, but for the first step, where v is g.
+    weight_decay : float
+        0 switches it off.
+    nesterov : bool
+        Step along g + momentum·v instead of v; needs momentum and no dampening.
 
     References
     ----------
@@ -28,12 +35,24 @@ class SGD(Optimizer):
     the form that PyTorch uses (the learning rate multiplies the velocity).
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
+        weight_decay: float = 0.0, nesterov: bool = False,
+    ) -> None:  # fmt: skip
+        options = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
+        super().__init__(params, options)
 
     def check(self, group: dict[str, Any]) -> None:
         for option in ("lr", "momentum", "weight_decay"):
             check_range(f"SGD: {option}", group[option], 0.0)
+        arg.number(group["dampening"], "SGD: dampening")
+        if not isinstance(group["nesterov"], bool):
+            raise TypeError(f"SGD: nesterov must be a bool, got {group['nesterov']!r}")
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(
+                "SGD: nesterov needs momentum above 0 and dampening 0, "
+                f"got momentum={group['momentum']}, dampening={group['dampening']}"
+            )
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         from ..kernels.update import cpu_chunks
@@ -41,5 +60,8 @@ class SGD(Optimizer):
         cpu_chunks.sgd(rows, numbers)
 
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
-        velocity = state_array(state, "momentum_buffer", w) if group["momentum"] else None
-        return (velocity,), (group["lr"], group["momentum"], group["weight_decay"])
+        velocity, fresh = None, 1.0
+        if group["momentum"]:
+            fresh = 1 - group["dampening"] if "momentum_buffer" in state else 1.0
+            velocity = state_array(state, "momentum_buffer", w)
+        return (velocity,), (group["lr"], group["momentum"], group["weight_decay"], fresh, group["nesterov"])

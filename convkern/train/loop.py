@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 
 import convkern as ck
 
+from ..random import seed_noise
 from . import checkpoint as checkpoints
+from . import divergence
 from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
@@ -178,10 +181,14 @@ class Trainer:
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""
         position = self.position
+        self._start_noise()
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told in our own words
             logits = self.model(x)  # (B, classes)
             loss = ck.nn.functional.cross_entropy(logits, labels)
-            value = self._finite(float(loss.item()), f"epoch {position.epoch + 1}, step {position.step + 1}")
+            value = float(loss.item())
+            if not math.isfinite(value):
+                self._start_noise()  # the layers drop again what they dropped
+                raise ValueError(self._diverged(value, f"epoch {position.epoch + 1}, step {position.step + 1}", [x]))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, position.epoch * len(self.loader) + position.step, self._steps)
             self.optimizer.zero_grad()
@@ -189,10 +196,12 @@ class Trainer:
             self.optimizer.step()
         return value, int((logits.data.argmax(axis=1) == labels).sum())
 
-    def _finite(self, loss: float, place: str) -> float:
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss became {loss} in {place}: try a lower lr than {self.config.lr}")
-        return loss
+    def _start_noise(self) -> None:
+        """The draws of dropout and the like belong to the step: a resumed run finds the same."""
+        seed_noise(self.config.seed, self.position.epoch * len(self.loader) + self.position.step)
+
+    def _diverged(self, loss: float, place: str, batches: Iterable[np.ndarray]) -> str:
+        return divergence.describe(loss, place, self.model, batches, self.folder, self.config.lr)
 
     def _end_epoch(self, stop: StopRequest, metrics: MetricsFile) -> dict[str, Any]:
         """Test the model, then write the metrics and the checkpoints."""
@@ -201,7 +210,10 @@ class Trainer:
             self.model, self.test_set, self.facts, self.config.batch_size, between=lambda: self._act_on(stop)
         )
         done = self.position
-        self._finite(found.loss, f"the test after epoch {done.epoch + 1}")
+        if not math.isfinite(found.loss):
+            tested = ck.data.DataLoader(self.test_set, self.config.batch_size, mean=self.facts.mean, std=self.facts.std)
+            place = f"the test after epoch {done.epoch + 1}"
+            raise ValueError(self._diverged(found.loss, place, (x for x, _ in tested)))
         record = {
             "epoch": done.epoch + 1,
             "train_loss": done.loss_sum / done.seen,

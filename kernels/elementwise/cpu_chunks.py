@@ -1,6 +1,9 @@
-"""Elementwise operations on the CPU: a job is a chunk of the flat array. Reading and writing memory is all that costs."""
+"""Elementwise operations on the CPU: a job is a chunk of the flat array. Reading and writing memory is all that costs,
+but for the error function."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -52,3 +55,16 @@ def _add(job, worker, a, b, y):
 def add(a: np.ndarray, b: np.ndarray, spec: ElementwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """out = a + b."""
     _add(_jobs(spec.size), a, b, out)
+
+
+@parallel
+def _erf(job, worker, x, y):
+    first = job * CHUNK
+    here, there = x[first : first + CHUNK], y[first : first + CHUNK]
+    for i in range(here.size):
+        there[i] = math.erf(here[i])
+
+
+def erf(x: np.ndarray, spec: ElementwiseSpec, workspace: np.ndarray, out: np.ndarray) -> None:
+    """out = the error function of x."""
+    _erf(_jobs(spec.size), x, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..spec import ChannelSpec
@@ -21,6 +23,11 @@ def relu(x: np.ndarray) -> np.ndarray:
 def relu_grad(gy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """gy where the ReLU's result y is positive (or NaN), else 0, whatever gy is."""
     return np.array([0 if v <= 0 else g for g, v in zip(gy, y, strict=True)], gy.dtype)
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """2/√π times the integral of exp(-t²) from 0 to x."""
+    return np.array([math.erf(v) for v in x], x.dtype)
 
 
 def relu_bias_grad(gy: np.ndarray, y: np.ndarray, spec: ChannelSpec) -> tuple[np.ndarray, np.ndarray]:
