@@ -35,6 +35,9 @@ CASES = {
     "dilation": spec3d(1, 2, 3, 1, (8, 7, 9), (3, 2, 3), padding=SAME, dilation=(3, 2, 1)),
     "groups": spec3d(2, 6, 4, 2, (4, 5, 6), (2, 3, 3), padding=SAME),
     "depthwise": spec3d(2, 3, 6, 3, (5, 6, 6), (3, 3, 3), padding=SAME),
+    "depthwise, wide": spec3d(2, 2, 2, 2, (3, 4, 41), (2, 3, 2), (2, 1, 1), ((1, 0), (2, 0), (0, 3)), (2, 1, 1)),
+    "depthwise, a vector and more": spec3d(1, 3, 3, 3, (4, 5, 17), (3, 5, 3), padding=((1, 1), (2, 2), (1, 1))),
+    "depthwise, stride": spec3d(1, 3, 3, 3, (4, 7, 9), (3, 3, 3), (1, 2, 2), SAME),
     "1x1x1": spec3d(2, 5, 7, 1, (3, 4, 5), (1, 1, 1)),
     "1x1x1, groups": spec3d(2, 4, 6, 2, (3, 4, 5), (1, 1, 1)),
     "time only": spec3d(2, 3, 4, 1, (7, 3, 4), (3, 1, 1), (2, 1, 1), ((1, 0), (0, 0), (0, 0)), (2, 1, 1)),
@@ -167,7 +170,7 @@ def test_rows_are_the_same_for_any_number_of_threads(threads):
         for number in (1, 2, 3):
             threads(number)
             outs.append(np.zeros(result, "float32"))
-            assert run("conv3d", row, spec, "float32", *arrays, out=(outs[-1],)) or row.name == "lines"
+            assert run("conv3d", row, spec, "float32", *arrays, out=(outs[-1],)) or row.name in ("lines", "depthwise")
         assert all(o.tobytes() == outs[0].tobytes() for o in outs)
 
 

@@ -30,6 +30,9 @@ def _spec(function: str, axes: int, x: Any, output_size: Any) -> Spec:
         kernel = (*once, *(length // out for length, out in zip(size, wanted, strict=True)))
         ends = ((0, 0), (0, 0)), (1, 1), (*once, *wanted)  # padding, dilation, output
         return PoolSpec._make((n, c, (*once, *size), kernel, kernel, *ends, 1, 0))
+    if wanted == [1, 1, 1]:  # a volume's frames below each other are a picture
+        plane = (size[0] * size[1], size[2])
+        return PoolSpec(n, c, plane, plane, plane, ((0, 0), (0, 0)), (1, 1), (1, 1))
     once = (1,) * (3 - axes)
     return AdaptiveSpec._make((n, c, (*once, *size), (*once, *wanted)))
 

@@ -98,8 +98,10 @@ def batched(shape: tuple[int, ...], function: str, name: str, axes: int = 2) -> 
 
 
 def user_shape(shape: tuple[int, ...], axes: int, ndim: int) -> tuple[int, ...]:
-    """A spec's shape as the user sees it: without the height of one axis, with ``ndim`` axes in all."""
-    return (*shape[:2], *shape[-axes:])[axes + 2 - ndim :]
+    """A spec's shape as the user sees it: with ``axes`` axes behind the channels, with ``ndim`` in all."""
+    if len(shape) != axes + 2:  # one axis is two with height 1, and a volume pooled to one pixel may be a picture
+        shape = (*shape[:2], *((1, *shape[2:])[-axes:]))
+    return shape[axes + 2 - ndim :]
 
 
 def shape_of(value: Any, name: str) -> tuple[int, ...]:

@@ -47,25 +47,46 @@ def planes_per_job(size: Triple, out: Triple) -> int:
     return max(1, PIXELS // max(1, math.prod(size), math.prod(out)))
 
 
+@helper
+def _meet_row(best, where, row, position):
+    """Let each column's best meet one more pixel, those of ``row``, which have the numbers position, position + 1, …
+
+    A pixel wins if it is larger than all before it, or NaN."""
+    for i in range(best.size):
+        value = row[i]
+        wins = value > best[i] or value != value
+        where[i] = position + i if wins else where[i]
+        best[i] = value if wins else best[i]
+
+
 @parallel
 def _max_forward(job, worker, x, times, heights, widths, dilation, planes, indices, y):
-    # x (N*C, T, H, W), y and indices (N*C, O, P, Q)
+    # x (N*C, T, H, W), y and indices (N*C, O, P, Q). A window's columns first, where pixels lie side by side, then their
+    # best: the first of equals in the order of the volume, but the last NaN.
     height, width = x.shape[2], x.shape[3]
+    best, where = np.empty(width, x.dtype), np.empty(width, np.int64)
     for plane in range(job * planes, min((job + 1) * planes, y.shape[0])):
         for o in range(y.shape[1]):
             for p in range(y.shape[2]):
-                for q in range(y.shape[3]):
-                    best = x.dtype.type(-np.inf)
-                    where = (times[o, 0] * height + heights[p, 0]) * width + widths[q, 0]
-                    for t in range(times[o, 0], times[o, 1], dilation[0]):
-                        for h in range(heights[p, 0], heights[p, 1], dilation[1]):
-                            for v in range(widths[q, 0], widths[q, 1], dilation[2]):
-                                value = x[plane, t, h, v]
-                                if value > best or value != value:
-                                    best = value
-                                    where = (t * height + h) * width + v
-                    y[plane, o, p, q] = best
-                    indices[plane, o, p, q] = where
+                first = (times[o, 0] * height + heights[p, 0]) * width
+                for i in range(width):
+                    best[i] = -np.inf
+                    where[i] = first + i
+                for t in range(times[o, 0], times[o, 1], dilation[0]):
+                    for h in range(heights[p, 0], heights[p, 1], dilation[1]):
+                        _meet_row(best, where, x[plane, t, h], (t * height + h) * width)
+                values, places = y[plane, o, p], indices[plane, o, p]
+                for q in range(values.size):
+                    value, place = best[widths[q, 0]], where[widths[q, 0]]
+                    for v in range(widths[q, 0] + dilation[2], widths[q, 1], dilation[2]):
+                        other, there = best[v], where[v]
+                        if other != other:
+                            if value == value or there > place:
+                                value, place = other, there
+                        elif other > value or (other == value and there < place):
+                            value, place = other, there
+                    values[q] = value
+                    places[q] = place
 
 
 @helper
