@@ -513,6 +513,11 @@ def test_blocks_follow_the_hosts_cache(monkeypatch):
     host.l2_bytes.cache_clear()
 
 
+PROOFS = (
+    "test_kernels.py", "test_norm.py", "test_linear.py", "test_conv3d.py", "test_pool3d.py", "test_pad.py",
+)  # fmt: skip
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "host",
@@ -529,7 +534,7 @@ def test_blocks_follow_the_hosts_cache(monkeypatch):
 def test_kernels_as_on_other_hosts(host, tmp_path):
     """The same proofs with the vectors, registers and instructions of lesser hosts."""
     env = {**os.environ, **host, "CONVKERN_CACHE_DIR": str(tmp_path)}
-    proofs = [str(Path(__file__).with_name(name)) for name in ("test_kernels.py", "test_norm.py", "test_linear.py")]
+    proofs = [str(Path(__file__).with_name(name)) for name in PROOFS]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *proofs]
     run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
     assert run.returncode == 0, run.stdout
