@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convkern import plan
@@ -43,7 +43,7 @@ CASES = {
     "time only": spec3d(2, 3, 4, 1, (7, 3, 4), (3, 1, 1), (2, 1, 1), ((1, 0), (0, 0), (0, 0)), (2, 1, 1)),
     "space only": spec3d(2, 3, 4, 1, (4, 6, 6), (1, 3, 3), padding=((0, 0), (1, 1), (1, 1))),
     "frames of padding": spec3d(1, 2, 2, 1, (1, 4, 4), (3, 3, 3), padding=((2, 2), (1, 1), (1, 1))),
-    "winograd's": spec3d(2, 16, 32, 1, (4, 16, 16), (3, 3, 3), padding=SAME),
+    "winograd's": spec3d(2, 8, 16, 1, (2, 16, 16), (3, 3, 3), padding=SAME),
 }
 
 
@@ -154,6 +154,7 @@ def specs(draw) -> Conv3dSpec:
     return spec3d(draw(st.integers(0, 2)), c, k, groups, size, kernel, stride, padding, dilation)
 
 
+@settings(max_examples=40)  # the definition takes its time
 @given(spec=specs(), dtype=st.sampled_from(DTYPES))
 def test_rows_on_generated_shapes(spec, dtype):
     for row in cpu_rows(conv3d.VARIANTS):
