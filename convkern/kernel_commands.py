@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _Targets = Annotated[
     list[str],
     typer.Argument(
-        help="Models (lenet5, …), a function with --x and --w (conv2d, pointwise, max_pool2d, avg_pool2d), or cases of "
-        "'convkern bench' (resnet18-56, 'vgg-*', layers).",
+        help="Models (lenet5, …), a function with --x and --w (conv2d, pointwise, conv_transpose2d, max_pool2d, "
+        "avg_pool2d, or with 1d or 3d), or cases of 'convkern bench' (resnet18-56, 'vgg-*', layers).",
         metavar="MODEL|LAYER...",
     ),
 ]
 _X = Annotated[str | None, typer.Option("--x", help="Shape of x of a function.", metavar="N,C,H,W")]
 _W = Annotated[str | None, typer.Option("--w", help="Shape of w of a convolution.", metavar="K,C,R,S")]
-_Kernel = Annotated[str | None, typer.Option("--kernel-size", help="Window of a pooling, an int or two.")]
+_Kernel = Annotated[str | None, typer.Option("--kernel-size", help="Window of a pooling, an int or one for each axis.")]
 _Stride = Annotated[str | None, typer.Option(help="An int, or one for each axis: 2,1.")]
 _Padding = Annotated[str | None, typer.Option(help="An int, one for each axis, same or valid.")]
 _Dilation = Annotated[str | None, typer.Option(help="An int, or one for each axis.")]

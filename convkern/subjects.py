@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import models, nn, optim
+from . import models, nn, ops, optim
 from .graph import no_grad
-from .ops import avg_pool2d, conv2d, max_pool2d, pointwise
 from .tensor import Tensor
 
+_KINDS = ("conv", "conv_transpose", "max_pool", "avg_pool")
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (conv2d, pointwise, max_pool2d, avg_pool2d)
+    name: getattr(ops, name) for name in ("pointwise", *(f"{kind}{axes}d" for kind in _KINDS for axes in (1, 2, 3)))
 }
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "sgd": lambda parameters: optim.SGD(parameters, lr=1e-3, momentum=0.9),
@@ -39,7 +39,7 @@ def call(
     Parameters
     ----------
     name : str
-        "conv2d", "pointwise", "max_pool2d" or "avg_pool2d".
+        "conv2d", "pointwise", "conv_transpose2d", "max_pool2d" or "avg_pool2d", and those of one and three axes.
     x_shape, w_shape : sequence of int
         Convolutions need w, poolings take none.
     dtype : str

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
+Triple = tuple[int, int, int]
+Sides3 = tuple[Pair, Pair, Pair]
 
 ACTIVATIONS = {None: 0, "relu": 1}
 
@@ -45,6 +48,39 @@ class ConvSpec(NamedTuple):
         return self.n * self.k * p * q * (self.c // self.groups) * r * s
 
 
+class Conv3dSpec(NamedTuple):
+    """One three-dimensional convolution: x (N, C, T, H, W), w (K, C/groups, U, R, S), y (N, K, O, P, Q)."""
+
+    n: int
+    c: int
+    k: int
+    groups: int
+    size: Triple  # (T, H, W)
+    kernel: Triple  # (U, R, S)
+    stride: Triple
+    padding: Sides3  # (before, after) along each axis
+    dilation: Triple
+    out: Triple  # (O, P, Q)
+    activation: int = 0  # a value of ACTIVATIONS
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.c, *self.size)
+
+    @property
+    def w_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.k, self.c // self.groups, *self.kernel)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.k, *self.out)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiplications of the direct sum, padding counted."""
+        return math.prod(self.y_shape) * math.prod(self.w_shape[1:])
+
+
 class PoolSpec(NamedTuple):
     """One two-dimensional pooling: x (N, C, H, W), y (N, C, P, Q); every window holds at least one pixel of x."""
 
@@ -66,6 +102,97 @@ class PoolSpec(NamedTuple):
     @property
     def y_shape(self) -> tuple[int, int, int, int]:
         return (self.n, self.c, *self.out)
+
+
+class Pool3dSpec(NamedTuple):
+    """One pooling of volumes: x (N, C, T, H, W), y (N, C, O, P, Q); every window holds at least one pixel of x."""
+
+    n: int
+    c: int
+    size: Triple
+    kernel: Triple
+    stride: Triple
+    padding: Sides3
+    dilation: Triple
+    out: Triple
+    count_include_pad: int = 1  # average only
+    divisor: int = 0  # average only; 0: the window's own size
+    power: float = 0.0  # Lp only
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.c, *self.size)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.c, *self.out)
+
+
+class AdaptiveSpec(NamedTuple):
+    """One pooling to a given size: x (N, C, T, H, W), y (N, C, O, P, Q), windows as even as they can be."""
+
+    n: int
+    c: int
+    size: Triple
+    out: Triple
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.c, *self.size)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.n, self.c, *self.out)
+
+
+class UnpoolSpec(NamedTuple):
+    """One unpooling: x and indices (planes, inputs), y (planes, outputs)."""
+
+    planes: int  # N * C
+    inputs: int
+    outputs: int
+
+
+class ResizeSpec(NamedTuple):
+    """One resizing of volumes: x (planes, T, H, W), y (planes, O, P, Q); a picture has T = O = 1."""
+
+    planes: int  # N * C
+    size: Triple
+    out: Triple
+    mode: str  # "nearest" or "linear"
+    align_corners: int  # linear only: the outermost pixels' centres coincide, not the edges
+    scales: tuple[float, float, float]  # pixels of x for one of y
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return (self.planes, *self.size)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return (self.planes, *self.out)
+
+
+class PadSpec(NamedTuple):
+    """Padding of volumes: x (planes, T, H, W), y (planes, …) with the sizes of ``out``; a picture has T = 1."""
+
+    planes: int  # N * C
+    size: Triple  # (T, H, W)
+    padding: Sides3  # (before, after) along each axis; below zero: cut off
+    mode: str  # "constant", "reflect", "replicate" or "circular"
+    value: float = 0.0  # constant only
+
+    @property
+    def out(self) -> Triple:
+        t, h, w = (size + sum(sides) for size, sides in zip(self.size, self.padding, strict=True))
+        return (t, h, w)
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return (self.planes, *self.size)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return (self.planes, *self.out)
 
 
 class PointwiseSpec(NamedTuple):

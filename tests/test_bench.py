@@ -20,8 +20,8 @@ from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
 from convkern.kernels.spec import ConvSpec
-from convkern.ops.conv import conv_spec
-from convkern.ops.pool import pool_spec
+from convkern.ops.convolution import conv_spec
+from convkern.ops.pooling import pool_spec
 
 from .bounds import assert_within
 

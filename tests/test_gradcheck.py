@@ -7,6 +7,8 @@ import convkern as ck
 from convkern import ops
 from convkern.random import seed_noise
 
+from . import gradcheck_windows
+
 
 def values(*shape, seed=0):
     """Normal numbers, none of them near 0, where a kink would spoil a difference."""
@@ -284,6 +286,7 @@ CASES = {
         ("overlapping", lambda x: ops.avg_pool2d(x, 3, 2, 1, True, False), (values(2, 5, 6),)),
         ("divisor", lambda x: ops.avg_pool2d(x, 2, 1, divisor_override=3), (values(1, 1, 3, 3),)),
     ],
+    **gradcheck_windows.CASES,
 }
 ALL = [
     pytest.param(fn, inputs, id=f"{name}-{what}".replace(" ", "-"))

@@ -41,6 +41,15 @@ def test_explain_a_call(capsys):
     assert not any(" ms " in line for line in lines)
 
 
+def test_explain_a_convolution_of_volumes(capsys):
+    lines = printed(capsys, "explain conv3d --x 1,2,4,6,6 --w 3,2,3,3,3 --padding 1")
+    assert directions(lines) == ["conv3d.forward", "conv3d.input_grad", "conv3d.weight_grad"]
+    assert sum(line.startswith("  frames       chosen: ") for line in lines) == 3
+    assert any(line.startswith("  lines        refused: takes kernels of one pixel") for line in lines)
+    lines = printed(capsys, "explain max_pool1d --x 2,3,8 --kernel-size 2")
+    assert directions(lines) == ["pool.max_forward", "pool.max_backward"]
+
+
 def test_explain_measures(capsys):
     lines = printed(capsys, "explain max_pool2d --x 2,3,8,8 --kernel-size 2 --measure")
     assert directions(lines) == ["pool.max_forward", "pool.max_backward"]

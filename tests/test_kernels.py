@@ -516,6 +516,9 @@ def test_blocks_follow_the_hosts_cache(monkeypatch):
     host.l2_bytes.cache_clear()
 
 
+PROOFS = (
+    "test_kernels.py", "test_norm.py", "test_linear.py", "test_conv3d.py", "test_pool3d.py", "test_pad.py",
+)  # fmt: skip
 HOSTS = {
     "4 lanes": {"CONVKERN_VECTOR_BITS": "128"},
     "8 lanes": {"CONVKERN_VECTOR_BITS": "256"},
@@ -532,7 +535,7 @@ def on_other_hosts(tmp_path_factory):
     def proofs(name: str) -> subprocess.CompletedProcess[str]:
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         env = {**os.environ, **HOSTS[name], "CONVKERN_CACHE_DIR": str(folder)}
-        files = [str(Path(__file__).with_name(name)) for name in ("test_kernels.py", "test_norm.py", "test_linear.py")]
+        files = [str(Path(__file__).with_name(name)) for name in PROOFS]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
         return subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
 

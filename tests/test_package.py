@@ -113,7 +113,17 @@ def test_signatures_are_the_promised_ones():
         "max_pool2d": "x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *",
         "avg_pool2d": "x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,"
         " divisor_override=None, *",
+        "lp_pool2d": "x, norm_type, kernel_size, stride=None, ceil_mode=False, *",
+        "adaptive_avg_pool2d": "x, output_size, *",
+        "adaptive_max_pool2d": "x, output_size, return_indices=False, *",
+        "conv_transpose2d": "x, w, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,"
+        " activation=None",
     }
+    for name in list(expected):  # of one and three axes likewise
+        if "2d" in name:
+            for axes in "13":
+                expected[name.replace("2d", f"{axes}d")] = expected[name]
+    expected["avg_pool1d"] = expected["avg_pool2d"].replace(" divisor_override=None,", "")
     for name, signature in expected.items():
         parameters = inspect.signature(getattr(ck, name)).parameters.values()
         bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]

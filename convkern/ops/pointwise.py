@@ -13,7 +13,7 @@ from ..kernels.variant import Problem
 from ..plan import execute
 from . import arguments as arg
 from .activation import relu_grad
-from .conv import _batched, _bias_array, bias_grad
+from .convolution import batched, bias_array, bias_grad
 
 
 def _matrix(w: np.ndarray, function: str) -> np.ndarray:
@@ -54,7 +54,7 @@ def pointwise(
     name = "pointwise"
     xa, wa = arg.float_arrays(name, x=x, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
-    n, c, h, v = _batched(xa.shape, name, "x")
+    n, c, h, v = batched(xa.shape, name, "x")
     k = matrix.shape[0]
     if c != matrix.shape[1]:
         raise ValueError(f"{name}: x has {c} channels, but w of shape {wa.shape} takes {matrix.shape[1]}")
@@ -62,7 +62,7 @@ def pointwise(
     problem = Problem("pointwise", "forward", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
     y = arg.result_array(out, (n, k, h, v)[4 - xa.ndim :], xa.dtype, (x, w, bias))
     flat = kernel_array(xa.reshape(n, c, h * v))
-    execute(problem, flat, kernel_array(matrix), _bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
+    execute(problem, flat, kernel_array(matrix), bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
@@ -96,7 +96,7 @@ def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, prec
     name = "pointwise_input_grad"
     ga, wa = arg.float_arrays(name, gy=gy, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
-    n, k, h, v = _batched(ga.shape, name, "gy")
+    n, k, h, v = batched(ga.shape, name, "gy")
     if k != matrix.shape[0]:
         raise ValueError(f"{name}: gy has {k} channels, but w of shape {wa.shape} gives {matrix.shape[0]}")
     spec = PointwiseSpec(n, matrix.shape[1], k, h * v)
@@ -131,8 +131,8 @@ def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, pre
     """
     name = "pointwise_weight_grad"
     xa, ga = arg.float_arrays(name, x=x, gy=gy)
-    n, c, h, v = _batched(xa.shape, name, "x")
-    k = _batched(ga.shape, name, "gy")[1]
+    n, c, h, v = batched(xa.shape, name, "x")
+    k = batched(ga.shape, name, "gy")[1]
     expected = (n, k, h, v)[4 - xa.ndim :]
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have shape {expected} for x {xa.shape}, got {ga.shape}")

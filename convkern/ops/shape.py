@@ -119,12 +119,13 @@ def take_flat(x: Any, indices: np.ndarray) -> Any:
     y = np.take_along_axis(planes, reads, axis=-1).reshape(indices.shape)
 
     def vjp(needs: list[bool], gy: Any, indices: np.ndarray) -> list[Any]:
-        return [_put_flat(gy, indices, shape)]
+        return [put_flat(gy, indices, shape)]
 
     return record("take_flat", y, (x,), vjp, (indices,))
 
 
-def _put_flat(gy: Any, indices: np.ndarray, shape: tuple[int, ...]) -> Any:
+def put_flat(gy: Any, indices: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """Zeros of ``shape`` (…, H, W) with gy (…, P, Q) added at flat plane positions ``indices``."""
     ga = arg.array_of(gy, "gy")
     gx = np.zeros((math.prod(shape[:-2]), shape[-2] * shape[-1]), ga.dtype)
     reads = indices.reshape(gx.shape[0], -1)

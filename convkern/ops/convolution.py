@@ -1,0 +1,251 @@
+"""Convolution and its gradients along one, two or three axes: checked, planned, run and recorded.
+
+One axis is two with height 1, which costs no copy.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..device import dtype_name, kernel_array
+from ..graph import record
+from ..kernels.spec import Conv3dSpec, ConvSpec, Pair, output_size, reach
+from ..kernels.variant import Problem
+from ..plan import execute
+from ..tensor import Tensor
+from . import arguments as arg
+from .activation import relu_bias_grad, relu_grad
+from .shape import expand
+
+NAMES = {1: ("width",), 2: ("height", "width"), 3: ("time", "height", "width")}
+LETTERS = {1: ("W", "S"), 2: ("H, W", "R, S"), 3: ("T, H, W", "U, R, S")}  # of images and of kernels
+FOLDERS = {1: "conv", 2: "conv", 3: "conv3d"}  # of the kernels
+
+
+def conv_spec(
+    function: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    activation: Any = None,
+    axes: int = 2,
+) -> Any:
+    """Check the shapes and options of a convolution; x (N, C, …), w (K, C/groups, …) with ``axes`` more each."""
+    if len(w_shape) != axes + 2:
+        raise ValueError(
+            f"{function}: w must have {axes + 2} axes (K, C/groups, {LETTERS[axes][1]}), got shape {w_shape}"
+        )
+    if min(w_shape) < 1:
+        raise ValueError(f"{function}: w must not be empty, got shape {w_shape}")
+    strides = arg.per_axis(stride, f"{function}: stride", 1, axes)
+    dilations = arg.per_axis(dilation, f"{function}: dilation", 1, axes)
+    groups = arg.integer(groups, f"{function}: groups", 1)
+    pads = arg.sides(padding, w_shape[2:], strides, dilations)
+    return _fitting(function, x_shape, w_shape, strides, pads, dilations, groups, arg.activation_code(activation))
+
+
+@lru_cache(maxsize=4096)  # of checked ints only: 1, 1.0 and True are one key
+def _fitting(
+    function: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[Pair, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+    activation: int,
+) -> ConvSpec | Conv3dSpec:
+    """Check that sizes and channels fit together."""
+    kernel = w_shape[2:]
+    n, c, *size = x_shape
+    if c != w_shape[1] * groups:
+        raise ValueError(
+            f"{function}: x has {c} channels, but w of shape {w_shape} with groups={groups} takes {w_shape[1] * groups}"
+        )
+    if w_shape[0] % groups:
+        raise ValueError(f"{function}: groups={groups} must divide the {w_shape[0]} output channels of w")
+    for axis, name in enumerate(NAMES[len(kernel)]):
+        room = size[axis] + sum(pads[axis])
+        if size[axis] < 1 or reach(kernel[axis], dilations[axis]) > room:
+            raise ValueError(
+                f"{function}: the kernel's {name} {kernel[axis]} (dilation {dilations[axis]}) does not fit into the "
+                f"input's {name} {size[axis]} with padding {pads[axis]}"
+            )
+    out = tuple(output_size(size[i], kernel[i], strides[i], pads[i], dilations[i]) for i in range(len(kernel)))
+    channels: tuple[Any, ...] = (n, c, w_shape[0], groups)
+    window: tuple[Any, ...] = (tuple(size), kernel, strides, pads, dilations, out)
+    if len(kernel) == 3:
+        return Conv3dSpec._make((*channels, *window, activation))
+    if len(kernel) == 1:
+        once = (1, 1, 1, (0, 0), 1, 1)  # the height
+        window = tuple((first, *rest) for first, rest in zip(once, window, strict=True))
+    return ConvSpec._make((*channels, *window, activation))
+
+
+def batched(shape: tuple[int, ...], function: str, name: str, axes: int = 2) -> tuple[int, ...]:
+    """The shape with a batch axis."""
+    if len(shape) not in (axes + 1, axes + 2):
+        letters = LETTERS[axes][0]
+        raise ValueError(f"{function}: {name} must have axes (N, C, {letters}) or (C, {letters}), got shape {shape}")
+    return shape if len(shape) == axes + 2 else (1, *shape)
+
+
+def user_shape(shape: tuple[int, ...], axes: int, ndim: int) -> tuple[int, ...]:
+    """A spec's shape as the user sees it: with ``axes`` axes behind the channels, with ``ndim`` in all."""
+    if len(shape) != axes + 2:  # one axis is two with height 1, and a volume pooled to one pixel may be a picture
+        shape = (*shape[:2], *((1, *shape[2:])[-axes:]))
+    return shape[axes + 2 - ndim :]
+
+
+def shape_of(value: Any, name: str) -> tuple[int, ...]:
+    """A shape that the user gave."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple of ints, got {value!r}")
+    return tuple(arg.integer(v, name, 0) for v in value)
+
+
+def bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
+    """The bias as kernels take it: empty where there is none."""
+    if bias is None:
+        return np.empty(0, x.dtype.newbyteorder("="))
+    array = arg.array_of(bias, "bias")
+    if array.shape != (k,):
+        raise ValueError(f"{function}: bias must have shape ({k},), one value per output channel, got {array.shape}")
+    if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
+        raise TypeError(f"{function}: arrays must have one dtype, got x {x.dtype}, bias {array.dtype}")
+    return kernel_array(array)
+
+
+def _options(spec: Any, axes: int, precision: str) -> dict[str, Any]:
+    """The keywords with which a gradient calls the next operation."""
+    stride, padding, dilation = spec.stride[-axes:], spec.padding[-axes:], spec.dilation[-axes:]
+    return dict(stride=stride, padding=padding, dilation=dilation, groups=spec.groups, precision=precision)
+
+
+def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec: Any) -> Problem:
+    return Problem(FOLDERS[axes], direction, "cpu", dtype_name(array.dtype), arg.check_precision(precision), spec)
+
+
+def convolve(
+    axes: int, x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+    *, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
+) -> Any:  # fmt: skip
+    """See :func:`convkern.conv2d`, along ``axes`` axes."""
+    function = f"conv{axes}d"
+    xa, wa = arg.float_arrays(function, x=x, w=w)
+    x_shape = xa.shape
+    shape = batched(x_shape, function, "x", axes)
+    spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
+    problem = _problem(axes, "forward", xa, precision, spec)
+    y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x, w, bias))
+    added = bias_array(bias, function, xa, spec.k)
+    inputs = kernel_array(xa.reshape(spec.x_shape)), kernel_array(wa.reshape(spec.w_shape))
+    execute(problem, *inputs, added, out=y.reshape(spec.y_shape))
+    y = arg.deliver(y, out, xa)
+
+    def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
+        gb = None
+        if spec.activation and needs[2] and not isinstance(gy, Tensor) and (axes == 2 or gy.ndim == 5):
+            gy, gb = relu_bias_grad(gy, arg.array_of(y, "y"))
+        elif spec.activation:
+            gy = relu_grad(gy, y)
+        options = _options(spec, axes, precision)
+        return [
+            input_grad(axes, gy, w, x_shape, **options) if needs[0] else None,
+            weight_grad(axes, x, gy, spec.kernel[-axes:], **options) if needs[1] else None,
+            bias_grad(gy, axes) if needs[2] and gb is None else gb,
+        ]
+
+    saved = (arg.kept(x, w), arg.kept(w, x))
+    return record(function, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
+
+
+def input_grad(
+    axes: int, gy: Any, w: Any, input_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+    *, out: np.ndarray | None = None, precision: Any = "default",
+) -> Any:  # fmt: skip
+    """See :func:`convkern.conv2d_input_grad`, along ``axes`` axes."""
+    name = f"conv{axes}d_input_grad"
+    ga, wa = arg.float_arrays(name, gy=gy, w=w)
+    input_shape = shape_of(input_shape, f"{name}: input_shape")
+    shape = batched(input_shape, name, "input_shape", axes)
+    spec = conv_spec(name, shape, wa.shape, stride, padding, dilation, groups, None, axes)
+    expected = user_shape(spec.y_shape, axes, len(input_shape))
+    if ga.shape != expected:
+        raise ValueError(f"{name}: gy must have the output's shape {expected} for input {input_shape}, got {ga.shape}")
+    problem = _problem(axes, "input_grad", ga, precision, spec)
+    gx = arg.result_array(out, input_shape, ga.dtype, (gy, w))
+    inputs = kernel_array(ga.reshape(spec.y_shape)), kernel_array(wa.reshape(spec.w_shape))
+    execute(problem, *inputs, out=gx.reshape(spec.x_shape))
+    gx = arg.deliver(gx, out, ga)
+
+    def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
+        options = _options(spec, axes, precision)
+        return [
+            convolve(axes, ggx, w, **options) if needs[0] else None,
+            weight_grad(axes, ggx, gy, spec.kernel[-axes:], **options) if needs[1] else None,
+        ]
+
+    return record(name, gx, (gy, w), vjp, (arg.kept(gy, w), arg.kept(w, gy)))
+
+
+def weight_grad(
+    axes: int, x: Any, gy: Any, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+    *, out: np.ndarray | None = None, precision: Any = "default",
+) -> Any:  # fmt: skip
+    """See :func:`convkern.conv2d_weight_grad`, along ``axes`` axes."""
+    name = f"conv{axes}d_weight_grad"
+    xa, ga = arg.float_arrays(name, x=x, gy=gy)
+    kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1, axes)
+    x_shape = xa.shape
+    shape = batched(x_shape, name, "x", axes)
+    k = batched(ga.shape, name, "gy", axes)[1]
+    if shape[1] % arg.integer(groups, f"{name}: groups", 1):
+        raise ValueError(f"{name}: groups={groups} must divide the {shape[1]} channels of x")
+    w_shape = (k, shape[1] // groups, *kernel)
+    spec = conv_spec(name, shape, w_shape, stride, padding, dilation, groups, None, axes)
+    expected = user_shape(spec.y_shape, axes, xa.ndim)
+    if ga.shape != expected:
+        raise ValueError(f"{name}: gy must have the output's shape {expected} for x {xa.shape}, got {ga.shape}")
+    problem = _problem(axes, "weight_grad", xa, precision, spec)
+    gw = arg.result_array(out, w_shape, xa.dtype, (x, gy))
+    inputs = kernel_array(xa.reshape(spec.x_shape)), kernel_array(ga.reshape(spec.y_shape))
+    execute(problem, *inputs, out=gw.reshape(spec.w_shape))
+    if out is not None:
+        gw = arg.deliver(gw, out, gw)
+
+    def vjp(needs: list[bool], ggw: Any, x: Any, gy: Any) -> list[Any]:
+        options = _options(spec, axes, precision)
+        return [
+            input_grad(axes, gy, ggw, x_shape, **options) if needs[0] else None,
+            convolve(axes, x, ggw, **options) if needs[1] else None,
+        ]
+
+    return record(name, gw, (x, gy), vjp, (arg.kept(x, gy), arg.kept(gy, x)))
+
+
+def bias_grad(gy: Any, axes: int = 2) -> Any:
+    """Gradient of a per-channel bias: the sum of gy (N, K, …) or (K, …) over images and pixels, (K,).
+
+    ``axes`` is the number of axes behind the channels.
+    """
+    (ga,) = arg.float_arrays("bias_grad", gy=gy)
+    gy_shape = ga.shape
+    n, k, *size = batched(gy_shape, "bias_grad", "gy", axes)
+    plane = (math.prod(size[:-1]), size[-1])
+    spec = ConvSpec(n, 1, k, 1, plane, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), plane)
+    problem = Problem("conv", "bias_grad", "cpu", dtype_name(ga.dtype), "default", spec)
+    gb = np.empty(k, ga.dtype.newbyteorder("="))
+    execute(problem, kernel_array(ga.reshape(spec.y_shape)), out=gb)
+
+    def vjp(needs: list[bool], ggb: Any) -> list[Any]:
+        return [expand(ggb.reshape(k, *(1,) * axes), gy_shape)]
+
+    return record("bias_grad", gb, (gy,), vjp)

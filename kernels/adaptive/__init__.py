@@ -1,0 +1,13 @@
+"""Pooling to a given size: the table of its rows."""
+
+from __future__ import annotations
+
+from ..variant import Variant, cpu_only, no_workspace
+from . import cpu_windows
+
+VARIANTS = (
+    Variant("windows", "max_forward", "cpu", cpu_only, cpu_windows.max_forward, no_workspace),
+    Variant("windows", "max_backward", "cpu", cpu_only, cpu_windows.max_backward, no_workspace),
+    Variant("windows", "avg_forward", "cpu", cpu_only, cpu_windows.avg_forward, no_workspace),
+    Variant("windows", "avg_backward", "cpu", cpu_only, cpu_windows.avg_backward, no_workspace),
+)
