@@ -68,7 +68,7 @@ def measure_rows(
         Turns of each row, at most.
     """
     copies = tuple(out.copy() for out in outs)
-    taking = [row for row in plan.rows(problem.operation, problem.direction) if not plan.refusal(row, problem)]
+    taking = [row for row in plan.rows(problem.operation, problem.direction, problem.device) if not plan.refusal(row, problem)]
     runs = {row.name: _run(row, problem, arrays, copies) for row in taking}
     once = {name: _first_calls(run) for name, run in runs.items()}
     samples = {name: [seconds] for name, seconds in once.items()}

@@ -41,7 +41,7 @@ def run(
     operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
 ) -> bool:
     """Run a row unless it refuses; out is poisoned first, so that what is not written shows."""
-    problem = Problem(operation, row.direction, "cpu", dtype, "default", spec)
+    problem = Problem(operation, row.direction, row.device, dtype, "default", spec)
     if row.refuses(problem):
         return False
     for array in out:
