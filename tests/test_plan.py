@@ -90,7 +90,7 @@ def test_each_device_has_its_own_rows():
     assert plan.plan(problem._replace(device="cpu")).device == "cpu"
     assert cpu_only(problem) == "runs on the CPU only"
     with pytest.raises(
-        NotImplementedError, match="no row for conv.forward cuda float64 .*'direct': 'takes float32, not"
+        NotImplementedError, match=r"no row for conv\.forward cuda float64 .*'direct': 'takes float32, not"
     ):
         plan.plan(problem._replace(dtype="float64"))
     with pytest.raises(NotImplementedError, match="takes float32 and float64, not float16"):
