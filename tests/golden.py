@@ -28,6 +28,8 @@ REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of a multiprocessor, both targets
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*)")
 
+FLOAT64 = re.compile(r"D(ADD|MUL|FMA|SETP|MMA|MNMX)|.*\.F64")
+
 
 def all_kernels() -> dict[str, Any]:
     """Every kernel of every cuda_*.py file, by name."""
@@ -65,7 +67,9 @@ def main_loop(code: list[tuple[str, str]]) -> Counter:
 def occupancy(registers: int, shared: int, threads: int, target: str) -> float:
     """Warps that fit at once over those that a multiprocessor can hold."""
     warps = threads // 32
-    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps)
+    by_registers = (
+        4 * (REGISTERS // 4 // (-(-registers * 32 // 256) * 256)) // warps
+    )  # a warp lives in one of four quarters
     by_shared = SHARED[target] // (-(-(shared + 1024) // 128) * 128)
     return min(BLOCKS, WARPS // warps, by_registers, by_shared) * warps / WARPS
 
@@ -84,7 +88,7 @@ def facts(kernel: Any, target: str) -> dict[str, Any]:
         "spill_bytes": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
         "stack_bytes": number(r"(\d+) bytes stack frame"),
         "local_instructions": sum(n for o, n in opcodes.items() if o.split(".")[0] in ("LDL", "STL")),
-        "float64_instructions": sum(n for o, n in opcodes.items() if re.match(r"D(ADD|MUL|FMA|SETP|MMA|MNMX)", o) or ".F64" in o),
+        "float64_instructions": sum(n for o, n in opcodes.items() if FLOAT64.match(o)),
         "instructions": opcodes.total(),
         "main_loop": dict(sorted(main_loop(code).items(), key=lambda item: (-item[1], item[0]))),
         "occupancy": round(occupancy(registers, shared, kernel.threads, target), 3),

@@ -75,12 +75,13 @@ def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
 
 
 @needs_compiler
-def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias():
+@pytest.mark.parametrize("name", ["direct", "tensor"])
+def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
     spec = EDGES[1]._replace(activation=1)
     x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
     x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
     y = np.empty(spec.y_shape, "float32")
-    (row,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == ("direct", "forward"))
+    (row,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == (name, "forward"))
     with interpreted("sm_80"):
         assert run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), out=(y,))
     want = conv_reference.forward(x.astype(np.float64), w.astype(np.float64), None, spec)
@@ -159,14 +160,16 @@ def functions(path: Path) -> dict[str, list[str]]:
     return {
         node.name: [argument.arg for argument in node.args.args]
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.decorator_list
     }
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*/cuda_*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_twins_have_the_same_names_and_signatures(path):
-    """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order."""
-    twin = functions(path.with_name(path.name.replace("cuda_", "cpu_")))
+    """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
+    such twin, as tensor cores, is held to the direct one."""
+    twin_path = path.with_name(path.name.replace("cuda_", "cpu_"))
+    twin = functions(twin_path if twin_path.exists() else path.with_name("cpu_direct.py"))
     mine = functions(path)
     assert mine
     assert {name: twin.get(name) for name in mine} == mine
@@ -177,7 +180,7 @@ def test_every_cuda_row_has_a_cpu_row_of_its_name(operation):
     table = import_module(f"convkern.kernels.{operation}").VARIANTS
     cpu = {(row.name, row.direction) for row in table if row.device == "cpu"}
     for row in cuda_rows(operation):
-        assert (row.name, row.direction) in cpu
+        assert (row.name, row.direction) in cpu or row.accuracy != "exact"
         path = KERNELS / (row.run.__module__.removeprefix("convkern.kernels.").replace(".", "/") + ".py")
         assert row.run.__name__ in functions(path)
 
@@ -200,3 +203,6 @@ def test_cuda_rows_say_why_they_refuse():
     for other in (PointwiseSpec(2**20, 2**10, 2, 2), ElementwiseSpec(2**31), ChannelSpec(2**20, 2**10, 2)):
         assert "2**31" in row.refuses(problem._replace(spec=other))
     assert inspect.isfunction(row.run)
+    (tensor,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == ("tensor", "forward"))
+    assert tensor.refuses(problem) == "rounds to TF32, which only precision='tf32' allows"
+    assert tensor.refuses(problem._replace(precision="tf32")) == ""

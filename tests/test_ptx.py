@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,8 @@ def test_float_instructions_and_comparisons():
     x = rng.standard_normal(32).astype("f4")
     x[:4] = np.nan, np.inf, -0.0, 0.0
     y = lane_results(
-        "ld.global.f32 %f1, [%rd4]; fma.rn.f32 %f2, %f1, %f1, %f1; div.rn.f32 %f3, %f2, 0f40400000; st.global.f32 [%rd5], %f3;",
-        x, "f4",
+        "ld.global.f32 %f1, [%rd4]; fma.rn.f32 %f2, %f1, %f1, %f1; div.rn.f32 %f3, %f2, 0f40400000;"
+        " st.global.f32 [%rd5], %f3;", x, "f4",
     )  # fmt: skip
     wide = x.astype(np.float64)
     np.testing.assert_array_equal(y, (wide * wide + wide).astype("f4") / np.float32(3))
@@ -186,9 +187,13 @@ def test_unknown_instructions_are_refused():
 SPEC = ConvSpec(1, 5, 33, 1, (6, 23), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (6, 23))
 
 
-def convolve(change: Any = lambda text: text) -> None:
-    """Run the forward row with a change in its PTX, and compare."""
-    from convkern.kernels.conv import cuda_direct
+def unchanged(text: str) -> str:
+    return text
+
+
+def convolve(change: Any = unchanged, module: str = "cuda_direct") -> None:
+    """Run the forward row of a file with a change in its PTX, and compare."""
+    forward = import_module(f"convkern.kernels.conv.{module}").forward
 
     rng = np.random.default_rng(3)
     x, w = (rng.integers(-4, 5, shape).astype("f4") for shape in (SPEC.x_shape, SPEC.w_shape))
@@ -197,12 +202,13 @@ def convolve(change: Any = lambda text: text) -> None:
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
         text = compiler.ptx(kernel, "sm_80").read_text()
         changed = change(text)
-        assert changed != text or change(" ") == " "
-        ptx.run(ptx.Program(changed), blocks, kernel.threads, args)
+        if change is not unchanged:
+            assert changed != text
+        ptx.run(ptx.Program(changed), blocks, kernel.threads, args, kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
     try:
-        cuda_direct.forward(x, w, np.empty(0, "f4"), SPEC, np.empty(0, "u1"), y)
+        forward(x, w, np.empty(0, "f4"), SPEC, np.empty(0, "u1"), y)
     finally:
         launch.launcher = previous
     np.testing.assert_array_equal(y, reference.forward(x, w, None, SPEC))
@@ -234,9 +240,33 @@ BUGS = {
 }
 
 
+TENSOR_BUGS = {
+    "no barrier": BUGS["no barrier"],
+    "no wait": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),
+    "a wait for too few": (first("wait_group 1", "wait_group 2"), "has not delivered: a wait is missing"),
+    "no commit": (first(r"cp\.async\.commit_group;", ""), "has not delivered: a wait is missing"),
+    "padding read from outside": (first(r"(cp\.async\.ca[^;]*\]), 4, %r\d+;", r"\1, 4, 4;", 0), None),
+    "copies beyond the end": (first(r"(cp\.async\.ca[^;]*), \[(%rd\d+)\]", r"\1, [\2+4000000]"), "out of bounds"),
+    "copies misaligned": (first(r"(cp\.async\.ca[^;]*), \[(%rd\d+)\]", r"\1, [\2+2]"), "misaligned 4-byte access"),
+    "load beyond shared memory": (
+        first(r"(ld\.shared\.f32[^\[]*\[%r\w+)(?:\+\d+)?\]", r"\1+60000]"),
+        "shared memory out of",
+    ),
+}
+
+
 @needs_compiler
-def test_the_good_kernel_is_good():
-    convolve()
+@pytest.mark.parametrize("module", ["cuda_direct", "cuda_tensor"])
+def test_the_good_kernel_is_good(module):
+    convolve(module=module)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", TENSOR_BUGS)
+def test_bugs_of_pipelines_are_noticed(bug):
+    change, message = TENSOR_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else AssertionError, match=message):
+        convolve(change, "cuda_tensor")
 
 
 @needs_compiler

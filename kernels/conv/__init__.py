@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..cuda import row as cuda_row
+from ..cuda import tf32_only
 from ..cuda.tiles import channel_parts, product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import (
@@ -64,6 +65,9 @@ VARIANTS = (
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
+    cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
+    cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
+    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
     cuda_row("direct", "forward", "conv.cuda_direct.forward"),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),
     cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", _cuda_partial_sums),

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..cuda.gemm import gemm_kernel
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import divider, float32, inlined, int32, quotient, uint32
+from ..cuda.language import divider, inlined, int32, quotient, uint32
 from ..cuda.sums import add_parts, channel_sums
 from ..cuda.tiles import TILES, choose_tile, make_grid, product_parts
 from ..spec import ConvSpec
@@ -60,7 +60,7 @@ class Geometry(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _geometry(spec: ConvSpec, over_input: bool) -> Geometry:
+def geometry_of(spec: ConvSpec, over_input: bool) -> Geometry:
     (height, width), (out_height, out_width), (r, s) = spec.size, spec.out, spec.kernel
     row = width if over_input else out_width
     pixels = row * (height if over_input else out_height)
@@ -73,14 +73,14 @@ def _geometry(spec: ConvSpec, over_input: bool) -> Geometry:
 
 
 @inlined
-def _filter_value(w, group, m, t, g):
-    """w of filter m of the group at tap t = channel · R·S + position: a row of memory."""
-    return w[int32((group * g.outer + m) * g.inner * g.taps + t)]
+def filter_at(group, m, t, g):
+    """Where w of filter m of the group lies at tap t = channel · R·S + position: a row of memory."""
+    return int32((group * g.outer + m) * g.inner * g.taps + t)
 
 
 @inlined
-def _met(x, group, tap, pixel, g):
-    """x where a tap meets an output pixel, zero in the padding."""
+def _met_at(group, tap, pixel, g):
+    """Where in x a tap meets an output pixel."""
     channel = quotient(tap, g.by_taps, g.by_taps_shift)
     position = int32(tap - channel * g.taps)
     r = quotient(position, g.by_kernel_width, g.by_kernel_width_shift)
@@ -92,32 +92,32 @@ def _met(x, group, tap, pixel, g):
     h = int32(p * g.stride_h - g.top + r * g.dilation_h)
     v = int32(q * g.stride_w - g.left + s * g.dilation_w)
     if uint32(h) < uint32(g.height) and uint32(v) < uint32(g.width):
-        return x[int32(((n * g.channels + group * g.inner + channel) * g.height + h) * g.width + v)]
-    return float32(0)
+        return int32(((n * g.channels + group * g.inner + channel) * g.height + h) * g.width + v)
+    return int32(-1)
 
 
 @inlined
-def _window_value(x, group, t, j, g):
-    return _met(x, group, t, j, g)
+def window_at(group, t, j, g):
+    return _met_at(group, t, j, g)
 
 
 @inlined
-def _store_pixel(y, part, group, m, j, value, g):
+def store_pixel(y, part, group, m, j, value, g):
     """y of filter m at pixel j."""
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
     y[int32((n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)] = value
 
 
 @inlined
-def _turned_value(w, group, m, t, g):
-    """w of input channel m at t = filter · R·S + position."""
+def turned_at(group, m, t, g):
+    """Where w of input channel m lies at t = filter · R·S + position."""
     k = quotient(t, g.by_taps, g.by_taps_shift)
-    return w[int32(((group * g.outer + k) * g.inner + m) * g.taps + t - k * g.taps)]
+    return int32(((group * g.outer + k) * g.inner + m) * g.taps + t - k * g.taps)
 
 
 @inlined
-def _reaching(gy, group, t, j, g):
-    """gy of the output pixel that met pixel j of x through tap t, zero where there is none."""
+def reaching_at(group, t, j, g):
+    """Where gy of the output pixel that met pixel j of x through tap t lies, if there is one."""
     k = quotient(t, g.by_taps, g.by_taps_shift)
     position = int32(t - k * g.taps)
     r = quotient(position, g.by_kernel_width, g.by_kernel_width_shift)
@@ -128,48 +128,48 @@ def _reaching(gy, group, t, j, g):
     v = int32(rest - h * g.row)
     down, across = int32(h + g.top - r * g.dilation_h), int32(v + g.left - s * g.dilation_w)
     if down < 0 or across < 0:
-        return float32(0)
+        return int32(-1)
     p, q = quotient(down, g.by_stride_h, g.by_stride_h_shift), quotient(across, g.by_stride_w, g.by_stride_w_shift)
     if int32(p * g.stride_h) != down or int32(q * g.stride_w) != across or p >= g.out_height or q >= g.out_width:
-        return float32(0)
-    return gy[int32(((n * g.filters + group * g.outer + k) * g.out_height + p) * g.out_width + q)]
+        return int32(-1)
+    return int32(((n * g.filters + group * g.outer + k) * g.out_height + p) * g.out_width + q)
 
 
 @inlined
-def _store_input(gx, part, group, m, j, value, g):
+def store_input(gx, part, group, m, j, value, g):
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
     gx[int32((n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)] = value
 
 
 @inlined
-def _gradient_value(gy, group, m, t, g):
-    """gy of filter m at pixel t."""
+def gradient_at(group, m, t, g):
+    """Where gy of filter m lies at pixel t."""
     n = quotient(t, g.by_pixels, g.by_pixels_shift)
-    return gy[int32((n * g.filters + group * g.outer + m) * g.pixels + t - n * g.pixels)]
+    return int32((n * g.filters + group * g.outer + m) * g.pixels + t - n * g.pixels)
 
 
 @inlined
-def _tap_value(x, group, t, j, g):
-    return _met(x, group, j, t, g)
+def tap_at(group, t, j, g):
+    return _met_at(group, j, t, g)
 
 
 @inlined
-def _store_weight(gw, part, group, m, j, value, g):
+def store_weight(gw, part, group, m, j, value, g):
     """One part's gradient of w of filter m at tap j."""
     gw[int32(((part * g.filters) + group * g.outer + m) * g.inner * g.taps + j)] = value
 
 
-def _kernels(direction: str, a_value, b_value, store, t_fastest: bool = False) -> list[CudaKernel]:
+def _kernels(direction: str, a_at, b_at, store, t_fastest: bool = False) -> list[CudaKernel]:
     """One kernel for each tile."""
     return [
-        gemm_kernel(f"conv-direct-{direction}-{t.rows}x{t.columns}", t, a_value, b_value, store, Geometry, t_fastest)
+        gemm_kernel(f"conv-direct-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, store, Geometry, t_fastest)
         for t in TILES
     ]
 
 
-_FORWARD = _kernels("forward", _filter_value, _window_value, _store_pixel)
-_INPUT_GRAD = _kernels("input_grad", _turned_value, _reaching, _store_input)
-_WEIGHT_GRAD = _kernels("weight_grad", _gradient_value, _tap_value, _store_weight, t_fastest=True)
+_FORWARD = _kernels("forward", filter_at, window_at, store_pixel)
+_INPUT_GRAD = _kernels("input_grad", turned_at, reaching_at, store_input)
+_WEIGHT_GRAD = _kernels("weight_grad", gradient_at, tap_at, store_weight, t_fastest=True)
 
 
 def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
@@ -179,7 +179,7 @@ def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
     terms = inner * spec.kernel[0] * spec.kernel[1]
     pixels, extras = spec.n * spec.out[0] * spec.out[1], dict(biased=bias.size > 0, relu=spec.activation)
     grid = make_grid(TILES[number], outer, pixels, terms, spec.groups, **extras)
-    _FORWARD[number](grid.blocks, w, x, bias if bias.size else w, out, _geometry(spec, False), grid)
+    _FORWARD[number](grid.blocks, w, x, bias if bias.size else w, out, geometry_of(spec, False), grid)
 
 
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
@@ -188,7 +188,7 @@ def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     number = choose_tile(inner)
     terms = outer * spec.kernel[0] * spec.kernel[1]
     grid = make_grid(TILES[number], inner, spec.n * spec.size[0] * spec.size[1], terms, spec.groups)
-    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, _geometry(spec, True), grid)
+    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, geometry_of(spec, True), grid)
 
 
 def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
@@ -199,7 +199,7 @@ def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     parts = product_parts(outer, columns, terms, spec.groups)
     grid = make_grid(TILES[number], outer, columns, terms, spec.groups, parts)
     sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, _geometry(spec, False), grid)
+    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, geometry_of(spec, False), grid)
     if grid.parts > 1:
         add_parts(sums, out, grid.parts)
 

@@ -39,6 +39,12 @@ def cuda_only(problem: Problem) -> str:
     return "takes arrays of fewer than 2**31 elements" if max(sizes) > LARGEST else ""
 
 
+def tf32_only(problem: Problem) -> str:
+    """The refusal shared by the rows that round to TF32, which has to be asked for."""
+    reason = cuda_only(problem)
+    return reason or ("" if problem.precision == "tf32" else "rounds to TF32, which only precision='tf32' allows")
+
+
 def _elements(spec: Any) -> int:
     """Elements of the largest array of a spec that has no shapes, 0 for others."""
     if hasattr(spec, "pixels"):

@@ -20,8 +20,8 @@ from .tiles import STEP, Grid, Tile
 def gemm_kernel(
     name: str,
     tile: Tile,
-    a_value: Callable,
-    b_value: Callable,
+    a_at: Callable,
+    b_at: Callable,
     store: Callable,
     geometry: type,
     t_fastest: bool = False,
@@ -30,9 +30,9 @@ def gemm_kernel(
 
     Parameters
     ----------
-    a_value, b_value : inlined functions
-        ``a_value(a, group, m, t, geometry)`` and ``b_value(b, group, t, j, geometry)`` give an operand's element, inside
-        the ranges that the grid states.
+    a_at, b_at : inlined functions
+        ``a_at(group, m, t, geometry)`` and ``b_at(group, t, j, geometry)`` say where in its array an operand's element
+        lies, -1 for a zero that is not stored; inside the ranges that the grid states.
     store : inlined function
         ``store(c, part, group, m, j, value, geometry)`` writes a result, after bias[group · rows + m] and the ReLU.
     t_fastest : bool
@@ -75,7 +75,8 @@ def gemm_kernel(
                     e = uint32(me + uint32(i * threads))
                     m, t = int32(m0 + int32(e // uint32(STEP))), int32(coming + int32(e % uint32(STEP)))
                     inside = m < grid.rows and t < last
-                    next_a[i] = a_value(a, group, m, t, geometry) if inside else float32(0)
+                    at = a_at(group, m, t, geometry) if inside else int32(-1)
+                    next_a[i] = a[at] if at >= 0 else float32(0)
                 for i in range(copies_b):
                     e = uint32(me + uint32(i * threads))
                     if b_by_t:
@@ -83,11 +84,13 @@ def gemm_kernel(
                     else:
                         j, t = int32(j0 + int32(e % uint32(columns))), int32(coming + int32(e // uint32(columns)))
                     inside = j < grid.columns and t < last
-                    next_b[i] = b_value(b, group, t, j, geometry) if inside else float32(0)
+                    at = b_at(group, t, j, geometry) if inside else int32(-1)
+                    next_b[i] = b[at] if at >= 0 else float32(0)
             if t0 >= first:  # multiply the slice that is in shared memory
-                for k in range(STEP):
-                    at_a = uint32(buffer * uint32(slice_a) + uint32(k * pitch_a) + ty * uint32(4))
-                    at_b = uint32(buffer * uint32(slice_b) + uint32(k * pitch_b) + tx * uint32(4))
+                at_a = uint32(buffer * uint32(slice_a) + ty * uint32(4))
+                at_b = uint32(buffer * uint32(slice_b) + tx * uint32(4))
+                end = uint32(at_a + uint32(slice_a))
+                while at_a < end:
                     for i in range(0, tm, 4):
                         left[i], left[i + 1], left[i + 2], left[i + 3] = load4(slices_a, uint32(at_a + i * down))
                     for j in range(0, tn, 4):
@@ -95,20 +98,21 @@ def gemm_kernel(
                     for i in range(tm):
                         for j in range(tn):
                             acc[i * tn + j] += left[i] * right[j]
+                    at_a, at_b = uint32(at_a + uint32(pitch_a)), uint32(at_b + uint32(pitch_b))
                 buffer = buffer ^ uint32(1)
             if coming < last:  # and the next one to the other half of it
                 for i in range(copies_a):
                     e = uint32(me + uint32(i * threads))
                     if a_is_even or e < uint32(rows * STEP):
-                        at = e % uint32(STEP) * uint32(pitch_a) + e // uint32(STEP)
-                        slices_a[uint32(buffer * uint32(slice_a) + at)] = next_a[i]
+                        to = e % uint32(STEP) * uint32(pitch_a) + e // uint32(STEP)
+                        slices_a[uint32(buffer * uint32(slice_a) + to)] = next_a[i]
                 for i in range(copies_b):
                     e = uint32(me + uint32(i * threads))
                     if b_by_t:
-                        at = e % uint32(STEP) * uint32(pitch_b) + e // uint32(STEP)
+                        to = e % uint32(STEP) * uint32(pitch_b) + e // uint32(STEP)
                     else:
-                        at = e // uint32(columns) * uint32(pitch_b) + e % uint32(columns)
-                    slices_b[uint32(buffer * uint32(slice_b) + at)] = next_b[i]
+                        to = e // uint32(columns) * uint32(pitch_b) + e % uint32(columns)
+                    slices_b[uint32(buffer * uint32(slice_b) + to)] = next_b[i]
             cuda.syncthreads()
             t0 = coming
         if grid.biased:

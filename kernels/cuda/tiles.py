@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 STEP = 8  # terms of the sum in a slice
@@ -20,19 +21,38 @@ class Tile(NamedTuple):
         return self.rows // self.thread_rows * (self.columns // self.thread_columns)
 
 
+class WarpTile(NamedTuple):
+    """Rows and columns of a block's tile, and of a warp's: multiples of 16 rows and 8 columns."""
+
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * (self.rows // self.warp_rows) * (self.columns // self.warp_columns)
+
+
+# Tensor cores: how tiles of 16 terms are multiplied, how many are under way at once, and what rounding to TF32 costs.
+TENSOR_TILES = (WarpTile(128, 128, 64, 32), WarpTile(32, 128, 32, 32))
+TENSOR_STEP = 16
+STAGES = 3
+TF32_TERMS = 2**14 + 8  # in units of float32's rounding: (1 + 2^-11)^2 - 1 for the two operands of a product
+
 TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))
 
 
-def choose_tile(rows: int) -> int:
+def choose_tile(rows: int, tiles: Sequence[Tile | WarpTile] = TILES) -> int:
     """The number of the tile that does the least work: products, and copies of columns, which a low tile makes more of.
 
     The weight of a copy is an estimate; no GPU has been at hand to measure it.
     """
 
-    def work(tile: Tile) -> float:
+    def work(tile: Tile | WarpTile) -> float:
         return -(-rows // tile.rows) * tile.rows * (1 + 16 / tile.rows)
 
-    return min(range(len(TILES)), key=lambda number: work(TILES[number]))
+    return min(range(len(tiles)), key=lambda number: work(tiles[number]))
 
 
 class Grid(NamedTuple):
@@ -58,7 +78,7 @@ class Grid(NamedTuple):
 
 
 def make_grid(
-    tile: Tile,
+    tile: Tile | WarpTile,
     rows: int,
     columns: int,
     terms: int,
@@ -68,7 +88,7 @@ def make_grid(
     relu: int = 0,
 ) -> Grid:
     """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices."""
-    chunk = -(-terms // (parts * STEP)) * STEP
+    chunk = -(-terms // (parts * TENSOR_STEP)) * TENSOR_STEP  # whole slices of either kind
     tall, wide = -(-rows // tile.rows), -(-columns // tile.columns)
     return Grid(rows, columns, terms, tall, wide, groups, chunk, int(biased), relu)
 

@@ -41,33 +41,33 @@ def _at(channels, channel, pixel, g):
 
 
 @inlined
-def _weight(w, group, m, t, g):
-    return w[int32(m * g.c + t)]
+def _weight_at(group, m, t, g):
+    return int32(m * g.c + t)
 
 
 @inlined
-def _turned_weight(w, group, m, t, g):
-    return w[int32(t * g.c + m)]
+def _turned_at(group, m, t, g):
+    return int32(t * g.c + m)
 
 
 @inlined
-def _pixel_of_x(x, group, t, j, g):
-    return x[_at(g.c, t, j, g)]
+def _pixel_of_x_at(group, t, j, g):
+    return _at(g.c, t, j, g)
 
 
 @inlined
-def _pixel_of_gy(gy, group, t, j, g):
-    return gy[_at(g.k, t, j, g)]
+def _pixel_of_gy_at(group, t, j, g):
+    return _at(g.k, t, j, g)
 
 
 @inlined
-def _row_of_gy(gy, group, m, t, g):
-    return gy[_at(g.k, m, t, g)]
+def _row_of_gy_at(group, m, t, g):
+    return _at(g.k, m, t, g)
 
 
 @inlined
-def _column_of_x(x, group, t, j, g):
-    return x[_at(g.c, j, t, g)]
+def _column_of_x_at(group, t, j, g):
+    return _at(g.c, j, t, g)
 
 
 @inlined
@@ -85,17 +85,17 @@ def _store_gw(gw, part, group, m, j, value, g):
     gw[int32((part * g.k + m) * g.c + j)] = value
 
 
-def _kernels(direction: str, a_value, b_value, store, t_fastest: bool = False) -> list[CudaKernel]:
+def _kernels(direction: str, a_at, b_at, store, t_fastest: bool = False) -> list[CudaKernel]:
     """One kernel for each tile."""
     return [
-        gemm_kernel(f"pointwise-{direction}-{t.rows}x{t.columns}", t, a_value, b_value, store, Geometry, t_fastest)
+        gemm_kernel(f"pointwise-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, store, Geometry, t_fastest)
         for t in TILES
     ]
 
 
-_FORWARD = _kernels("forward", _weight, _pixel_of_x, _store_y)
-_INPUT_GRAD = _kernels("input_grad", _turned_weight, _pixel_of_gy, _store_gx)
-_WEIGHT_GRAD = _kernels("weight_grad", _row_of_gy, _column_of_x, _store_gw, t_fastest=True)
+_FORWARD = _kernels("forward", _weight_at, _pixel_of_x_at, _store_y)
+_INPUT_GRAD = _kernels("input_grad", _turned_at, _pixel_of_gy_at, _store_gx)
+_WEIGHT_GRAD = _kernels("weight_grad", _row_of_gy_at, _column_of_x_at, _store_gw, t_fastest=True)
 
 
 def forward(x, w, bias, spec: PointwiseSpec, workspace, out) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import divider, float32, inlined, int32, int64, quotient, thread
+from ..cuda.language import divider, float32, inlined, int32, int64, quotient, thread, uint32
 from ..spec import PoolSpec
 
 THREADS = 256
@@ -64,7 +64,7 @@ def _windows(spec: PoolSpec, over_input: bool) -> Windows:
 @inlined
 def _first(start, step):
     """The first of start, start + step, … that is not negative."""
-    return start if start >= 0 else int32(start + (-start + step - 1) // step * step)
+    return start if start >= 0 else int32(start + int32(uint32(step - 1 - start) // uint32(step)) * step)
 
 
 @inlined

@@ -163,7 +163,12 @@ def _convert(machine: Machine, instruction: Instruction) -> Step:
     result, parts = instruction.operands[0], instruction.parts
     if "tf32" in parts:  # .rna: to nearest, ties away from zero
         bits = machine.reader(instruction.operands[1], np.uint32)
-        return lambda mask: machine.write(result, (bits() + np.uint32(0x1000)) & np.uint32(0xFFFFE000), mask)
+
+        def rounded(value: np.ndarray) -> np.ndarray:
+            nan = (value & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            return np.where(nan, np.uint32(0x7FFFFFFF), (value + np.uint32(0x1000)) & np.uint32(0xFFFFE000))
+
+        return lambda mask: machine.write(result, rounded(bits()), mask)
     if "f16x2" in parts or "bf16x2" in parts:
         high, low = (machine.reader(o, np.float32) for o in instruction.operands[1:3])
 

@@ -82,6 +82,7 @@ class Machine:
             "%tid.x": lanes.thread.astype(np.uint32), "%laneid": (lanes.thread % 32).astype(np.uint32),
             "%ctaid.x": (lanes.first_block + lanes.block).astype(np.uint32),
             "%ntid.x": np.uint32(lanes.threads), "%nctaid.x": np.uint32(blocks),
+            "%dynamic_smem_size": np.uint32(dynamic_shared),
         }  # fmt: skip
         self.copies = warp.Copies(self)
         self.steps = [self._compile(instruction) for instruction in program.code]
