@@ -88,13 +88,16 @@ def why(problem: Problem) -> str:
 
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
+    from .device import library
     from .kernels.threads import workspace
 
     row = plan(problem)
     outs = out if isinstance(out, tuple) else (out,)
     for watcher in getattr(_watching, "watchers", ()):
         watcher(problem, row, arrays, outs)
-    row.run(*arrays, problem.spec, workspace(row.workspace(problem)), *outs)
+    nbytes = row.workspace(problem)
+    scratch = workspace(nbytes) if problem.device == "cpu" else library(outs[0]).empty(nbytes, "uint8")
+    row.run(*arrays, problem.spec, scratch, *outs)
 
 
 def choices() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import ConvSpec, Pair, output_size, reach
@@ -92,8 +93,8 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
 
 def _bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
     if bias is None:
-        return np.empty(0, x.dtype.newbyteorder("="))
-    array = arg.array_of(bias, "bias")
+        return device.library(x).empty(0, x.dtype.newbyteorder("="))
+    _, array = arg.kernel_inputs(function, x=x, bias=bias)
     if array.shape != (k,):
         raise ValueError(f"{function}: bias must have shape ({k},), one value per output channel, got {array.shape}")
     if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
@@ -151,11 +152,11 @@ def conv2d(
     ----------
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
-    xa, wa = arg.float_arrays("conv2d", x=x, w=w)
+    xa, wa = arg.float_arrays("conv2d", cuda=True, x=x, w=w)
     x_shape = xa.shape
     shape = _batched(x_shape, "conv2d", "x")
     spec = conv_spec("conv2d", shape, wa.shape, stride, padding, dilation, groups, activation)
-    problem = Problem("conv", "forward", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
+    problem = Problem("conv", "forward", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x, w, bias))
     bias_array = _bias_array(bias, "conv2d", xa, spec.k)
     execute(problem, kernel_array(xa.reshape(shape)), kernel_array(wa), bias_array, out=y.reshape(spec.y_shape))
@@ -211,13 +212,13 @@ def conv2d_input_grad(
     Goodfellow, Bengio and Courville, "Deep Learning", 2016, section 9.5.
     """
     name = "conv2d_input_grad"
-    ga, wa = arg.float_arrays(name, gy=gy, w=w)
+    ga, wa = arg.float_arrays(name, cuda=True, gy=gy, w=w)
     input_shape = _shape(input_shape, f"{name}: input_shape")
     spec = conv_spec(name, _batched(input_shape, name, "input_shape"), wa.shape, stride, padding, dilation, groups)
     if ga.shape != spec.y_shape[4 - len(input_shape) :]:
         expected = spec.y_shape[4 - len(input_shape) :]
         raise ValueError(f"{name}: gy must have the output's shape {expected} for input {input_shape}, got {ga.shape}")
-    problem = Problem("conv", "input_grad", "cpu", dtype_name(ga.dtype), arg.check_precision(precision), spec)
+    problem = Problem("conv", "input_grad", device.of(ga), dtype_name(ga.dtype), arg.check_precision(precision), spec)
     gx = arg.result_array(out, input_shape, ga.dtype, (gy, w))
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), kernel_array(wa), out=gx.reshape(spec.x_shape))
     gx = arg.deliver(gx, out, ga)
@@ -261,7 +262,7 @@ def conv2d_weight_grad(
     array or Tensor, (K, C/groups, R, S)
     """
     name = "conv2d_weight_grad"
-    xa, ga = arg.float_arrays(name, x=x, gy=gy)
+    xa, ga = arg.float_arrays(name, cuda=True, x=x, gy=gy)
     kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1)
     x_shape = xa.shape
     shape = _batched(x_shape, name, "x")
@@ -272,7 +273,7 @@ def conv2d_weight_grad(
     if ga.shape != spec.y_shape[4 - xa.ndim :]:
         expected = spec.y_shape[4 - xa.ndim :]
         raise ValueError(f"{name}: gy must have the output's shape {expected} for x {xa.shape}, got {ga.shape}")
-    problem = Problem("conv", "weight_grad", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
+    problem = Problem("conv", "weight_grad", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
     gw = arg.result_array(out, spec.w_shape, xa.dtype, (x, gy))
     execute(problem, kernel_array(xa.reshape(shape)), kernel_array(ga.reshape(spec.y_shape)), out=gw)
     if out is not None:

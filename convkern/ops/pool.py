@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import Pair, PoolSpec, empty_window, output_size, reach
@@ -79,7 +80,7 @@ def _fitting(
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: PoolSpec) -> Problem:
-    return Problem("pool", direction, "cpu", dtype_name(x.dtype), arg.check_precision(precision), spec)
+    return Problem("pool", direction, device.of(x), dtype_name(x.dtype), arg.check_precision(precision), spec)
 
 
 def max_pool2d(
@@ -119,12 +120,12 @@ def max_pool2d(
     indices : int64 array of the same shape, with ``return_indices``
         h * W + w of each winner in the unpadded plane: the first of equals. NaN wins over everything.
     """
-    (xa,) = arg.float_arrays("max_pool2d", x=x)
+    (xa,) = arg.float_arrays("max_pool2d", cuda=True, x=x)
     x_shape = xa.shape
     shape = _batched(x_shape, "max_pool2d", "x")
     spec = pool_spec("max_pool2d", shape, kernel_size, stride, padding, dilation, ceil_mode)
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x,))
-    indices = empty(y.shape, np.int64)
+    indices = arg.new_array(y.shape, np.int64, xa)
     flat = (kernel_array(xa.reshape(shape)), spec, indices.reshape(spec.y_shape), y.reshape(spec.y_shape))
     execute(_problem("max_forward", xa, precision, spec), flat[0], out=(flat[2], flat[3]))
     y = arg.deliver(y, out, xa)
@@ -180,7 +181,7 @@ def avg_pool2d(
     -------
     array or Tensor, (N, C, P, Q) or (C, P, Q)
     """
-    (xa,) = arg.float_arrays("avg_pool2d", x=x)
+    (xa,) = arg.float_arrays("avg_pool2d", cuda=True, x=x)
     shape = _batched(xa.shape, "avg_pool2d", "x")
     options = (kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override)
     spec = pool_spec("avg_pool2d", shape, *options)
@@ -188,7 +189,7 @@ def avg_pool2d(
 
 
 def _avg_pool(x: Any, spec: PoolSpec, out: np.ndarray | None, precision: str) -> Any:
-    xa = arg.array_of(x, "x")
+    (xa,) = arg.float_arrays("avg_pool2d", cuda=True, x=x)
     x_shape = xa.shape
     y = arg.result_array(out, spec.y_shape[4 - xa.ndim :], xa.dtype, (x,))
     problem = _problem("avg_forward", xa, precision, spec)
