@@ -71,6 +71,16 @@ def test_layouts_and_results_on_the_device(cupy):
         ck.max_pool2d(x, 1, out=x)
 
 
+@needs_compiler
+def test_tensor_cores_where_they_are_asked_for(cupy):
+    x, w = cupy.array(X), cupy.array(W)
+    for precision, name in (("default", "direct"), ("strict", "direct"), ("tf32", "tensor")):
+        with plan.traced() as rows:
+            y = ck.conv2d(x, w, **OPTIONS, precision=precision)
+        assert [row.name for _, row in rows] == [name]
+        np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS, precision=precision))
+
+
 def test_devices_never_mix_silently(cupy):
     x, w = cupy.array(X), cupy.array(W)
     message = "arrays must live on one device, got {}"

@@ -117,8 +117,8 @@ def activation_code(value: Any) -> int:
 
 
 def check_precision(value: Any) -> str:
-    if not isinstance(value, str) or value not in PRECISIONS:
-        raise ValueError(f"precision must be 'default' or 'strict', got {value!r}")
+    if not isinstance(value, str) or value not in (*PRECISIONS, "tf32"):
+        raise ValueError(f"precision must be 'default', 'strict' or 'tf32', got {value!r}")
     return str(value)
 
 
