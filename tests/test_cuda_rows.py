@@ -54,10 +54,9 @@ def test_conv_rows_at_tile_edges(row, target):
 
 @needs_compiler
 @pytest.mark.full
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
-def test_conv_rows_on_the_case_table(row, target):
-    with interpreted(target):
+def test_conv_rows_on_the_case_table(row):
+    with interpreted("sm_80"):
         assert all(check_conv(row, case.spec(), "float32") for case in CONVS)
 
 
@@ -101,10 +100,9 @@ def test_pointwise_rows(row, target):
 
 @needs_compiler
 @pytest.mark.full
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("row", cuda_rows("pointwise"), ids=row_id)
-def test_pointwise_rows_on_the_case_table(row, target):
-    with interpreted(target):
+def test_pointwise_rows_on_the_case_table(row):
+    with interpreted("sm_80"):
         assert all(check_pointwise(row, case.spec(), "float32") for case in POINTWISE)
 
 
