@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,26 @@ def gpu_status() -> str:
         return f"none: the CUDA driver does not answer ({error})"
     if count == 0:
         return "none: the CUDA driver reports no device"
-    return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    name = str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    from .kernels.cuda.compiler import missing
+
+    return f"{name}, but its kernels cannot be compiled: {missing()}" if missing() else name
+
+
+def is_cupy(value: Any) -> bool:
+    """True for a CuPy array. Whoever has one has imported CuPy, so this imports nothing."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
+
+
+def library(array: Any) -> Any:
+    """The module that an array belongs to: CuPy or NumPy."""
+    return sys.modules["cupy"] if is_cupy(array) else np
+
+
+def of(array: Any) -> str:
+    """Where an array lives: "cpu" or "cuda"."""
+    return "cuda" if is_cupy(array) else "cpu"
 
 
 def check(device: str) -> str:
@@ -31,12 +51,12 @@ def check(device: str) -> str:
     Raises
     ------
     ValueError
-        For another name, and for "cuda", which has no kernels yet.
+        For another name, and for "cuda", on which no model runs yet.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
     if device == "cuda":
-        raise ValueError(f"device 'cuda' cannot be used: convkern has no CUDA kernels yet; GPU here: {gpu_status()}")
+        raise ValueError(f"device 'cuda' cannot be used: models do not run on GPUs yet; GPU here: {gpu_status()}")
     return "cpu"
 
 
@@ -50,6 +70,8 @@ def as_array(value: Any, name: str) -> np.ndarray:
     """
     if type(value) is np.ndarray:
         return value
+    if is_cupy(value):
+        raise TypeError(f"{name} is a CuPy array; this takes NumPy arrays and arrays on the CPU")
     if isinstance(value, np.ndarray):
         return np.asarray(value)
     if hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) != 1:  # DLPack's kDLCPU
@@ -69,6 +91,11 @@ def dtype_name(dtype: np.dtype) -> str:
     return _NAMES.get(dtype.char) or dtype.name
 
 
+def kernel_input(value: Any, name: str) -> np.ndarray:
+    """As :func:`as_array`, but a CuPy array is taken as it is: for operations that have CUDA rows."""
+    return value if is_cupy(value) else as_array(value, name)
+
+
 def is_channels_last(x: np.ndarray) -> bool:
     """True for (N, C, H, W) whose channels lie side by side in memory (and which is not NCHW as well)."""
     return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
@@ -78,11 +105,13 @@ def like_format(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Give y in the memory format of x: outputs follow their input."""
     if not is_channels_last(x):
         return y
-    return np.ascontiguousarray(y.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return library(y).ascontiguousarray(y.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def kernel_array(x: np.ndarray) -> np.ndarray:
     """The same values as a kernel takes them: C-contiguous, aligned, writeable, in the machine's byte order."""
+    if is_cupy(x):
+        return library(x).ascontiguousarray(x)
     flags = x.flags
     if flags.c_contiguous and flags.aligned and flags.writeable and x.dtype.isnative:
         return x

@@ -163,7 +163,7 @@ def explain(function: Callable[..., Any], *args: Any, measure: bool = False, **k
         if name in found:
             found[name] = found[name]._replace(runs=found[name].runs + 1)
             return
-        rows = tuple(plan.rows(problem.operation, problem.direction))
+        rows = tuple(plan.rows(problem.operation, problem.direction, problem.device))
         reasons = {row.name: plan.refusal(row, problem) for row in rows}
         times = tuning.measure_rows(problem, arrays, outs) if measure else {}
         nbytes = sum(array.nbytes for array in (*arrays, *outs))

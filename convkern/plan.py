@@ -27,10 +27,10 @@ _chosen: dict[str, str] = {}
 _watching = threading.local()
 
 
-def rows(operation: str, direction: str) -> list[Variant]:
-    """All rows of an operation's table for one direction, in order."""
+def rows(operation: str, direction: str, device: str = "cpu") -> list[Variant]:
+    """All rows of an operation's table for one direction on one device, in order."""
     table = import_module(f"convkern.kernels.{operation}").VARIANTS
-    return [row for row in table if row.direction == direction]
+    return [row for row in table if row.direction == direction and row.device == device]
 
 
 def key(problem: Problem) -> str:
@@ -55,7 +55,7 @@ def plan(problem: Problem) -> Variant:
     NotImplementedError
         If every row refuses; the message has each row's reason.
     """
-    candidates = rows(problem.operation, problem.direction)
+    candidates = rows(problem.operation, problem.direction, problem.device)
     reasons = {row.name: refusal(row, problem) for row in candidates}
     name = _fixed.get(key(problem))
     wanted = name or _tuned_row(problem, reasons)
@@ -80,7 +80,7 @@ def why(problem: Problem) -> str:
     """What decided for the row that :func:`plan` gives, in words."""
     if key(problem) in _fixed:
         return "fixed by the plan in use"
-    reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction)}
+    reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device)}
     if _tuned_row(problem, reasons) is not None:
         return "the fastest that 'convkern tune' measured on this host"
     return "the first row of the table that takes it"
@@ -88,13 +88,16 @@ def why(problem: Problem) -> str:
 
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
+    from .device import library
     from .kernels.threads import workspace
 
     row = plan(problem)
     outs = out if isinstance(out, tuple) else (out,)
     for watcher in getattr(_watching, "watchers", ()):
         watcher(problem, row, arrays, outs)
-    row.run(*arrays, problem.spec, workspace(row.workspace(problem)), *outs)
+    nbytes = row.workspace(problem)
+    scratch = workspace(nbytes) if problem.device == "cpu" else library(outs[0]).empty(nbytes, "uint8")
+    row.run(*arrays, problem.spec, scratch, *outs)
 
 
 def choices() -> dict[str, str]:

@@ -68,7 +68,8 @@ def measure_rows(
         Turns of each row, at most.
     """
     copies = tuple(out.copy() for out in outs)
-    taking = [row for row in plan.rows(problem.operation, problem.direction) if not plan.refusal(row, problem)]
+    rows = plan.rows(problem.operation, problem.direction, problem.device)
+    taking = [row for row in rows if not plan.refusal(row, problem)]
     runs = {row.name: _run(row, problem, arrays, copies) for row in taking}
     once = {name: _first_calls(run) for name, run in runs.items()}
     samples = {name: [seconds] for name, seconds in once.items()}

@@ -19,6 +19,7 @@ from convkern.bench.cases import CONVS, POINTWISE, POOLS
 from convkern.kernels import conv, elementwise, pointwise, pool
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.conv import winograd_reference
+from convkern.kernels.cuda.tiles import TF32_TERMS
 from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
@@ -42,7 +43,8 @@ def run(
     operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
 ) -> bool:
     """Run a row unless it refuses; out is poisoned first, so that what is not written shows."""
-    problem = Problem(operation, row.direction, "cpu", dtype, "default", spec)
+    precision = "tf32" if row.accuracy == "tf32" else "default"
+    problem = Problem(operation, row.direction, row.device, dtype, precision, spec)
     if row.refuses(problem):
         return False
     for array in out:
@@ -102,8 +104,9 @@ def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> t
         if row.direction == "forward":
             magnitude = magnitude + np.abs(wide[2])[None, :, None, None]
         return magnitude, terms + winograd_reference.TERMS
-    assert row.accuracy == "exact"
-    return conv_definition(row.direction, plain, *map(np.abs, wide)), terms
+    assert row.accuracy in ("exact", "tf32")
+    more = TF32_TERMS if row.accuracy == "tf32" else 0
+    return conv_definition(row.direction, plain, *map(np.abs, wide)), terms + more
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -27,7 +27,7 @@ def table(monkeypatch):
     """Replace the table of rows by a given one."""
 
     def replace(*rows):
-        monkeypatch.setattr(plan, "rows", lambda operation, direction: list(rows))
+        monkeypatch.setattr(plan, "rows", lambda *which: list(rows))
         plan.plan.cache_clear()
 
     return replace
@@ -84,10 +84,15 @@ def test_strict_refuses_rows_that_trade_accuracy(table):
         plan.plan(strict)
 
 
-def test_a_gpu_problem_finds_no_cpu_row():
+def test_each_device_has_its_own_rows():
     problem = a_problem()._replace(device="cuda")
-    with pytest.raises(NotImplementedError, match="'direct': 'runs on the CPU only'"):
-        plan.plan(problem)
+    assert plan.plan(problem).device == "cuda"
+    assert plan.plan(problem._replace(device="cpu")).device == "cpu"
+    assert cpu_only(problem) == "runs on the CPU only"
+    with pytest.raises(
+        NotImplementedError, match=r"no row for conv\.forward cuda float64 .*'direct': 'takes float32, not"
+    ):
+        plan.plan(problem._replace(dtype="float64"))
     with pytest.raises(NotImplementedError, match="takes float32 and float64, not float16"):
         plan.plan(problem._replace(device="cpu", dtype="float16"))
 

@@ -41,7 +41,7 @@ def row(name, seconds, reason="", accuracy="exact"):
 @pytest.fixture
 def table(monkeypatch):
     def replace(*rows):
-        monkeypatch.setattr(plan, "rows", lambda operation, direction: list(rows))
+        monkeypatch.setattr(plan, "rows", lambda *which: list(rows))
         plan.plan.cache_clear()
 
     return replace

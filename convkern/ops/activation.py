@@ -30,7 +30,7 @@ def relu(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    xa = arg.array_of(x, "x")
+    (xa,) = arg.kernel_inputs("relu", x=x)
     if xa.dtype.newbyteorder("=") in FLOATS:
         y = like_format(xa, elementwise("relu", xa))
     else:

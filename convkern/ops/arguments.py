@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,23 @@ def array_of(value: Any, name: str) -> np.ndarray:
     return value.data if isinstance(value, Tensor) else device.as_array(value, name)
 
 
+def kernel_inputs(function: str, **values: Any) -> list[np.ndarray]:
+    """NumPy's or CuPy's arrays, all on one device, for operations that have rows on both."""
+    if "cupy" not in sys.modules:
+        return [array_of(value, name) for name, value in values.items()]
+    taken = [value.data if isinstance(value, Tensor) else device.kernel_input(value, n) for n, value in values.items()]
+    places = [device.of(array) for array in taken]
+    if len(set(places)) > 1:
+        listed = ", ".join(f"{name} on {place}" for name, place in zip(values, places, strict=True))
+        raise TypeError(f"{function}: arrays must live on one device, got {listed}")
+    return taken
+
+
+def new_array(shape: tuple[int, ...], dtype: Any, like: Any) -> np.ndarray:
+    """A new array on the device of ``like``; large ones come from the pool of memory."""
+    return device.library(like).empty(shape, dtype) if device.is_cupy(like) else empty(shape, dtype)
+
+
 def kept(value: Any, *others: Any) -> Any:
     """``value`` as the gradient of ``others`` will want it, or None where none of them requires one."""
     for other in others:
@@ -30,9 +48,9 @@ def kept(value: Any, *others: Any) -> Any:
     return value if isinstance(value, (Tensor, bool, int, float)) else device.as_array(value, "saved value")
 
 
-def float_arrays(function: str, **values: Any) -> list[np.ndarray]:
-    """Arrays of one floating dtype, float32 or float64."""
-    taken = [array_of(value, name) for name, value in values.items()]
+def float_arrays(function: str, *, cuda: bool = False, **values: Any) -> list[np.ndarray]:
+    """Arrays of one floating dtype, float32 or float64; with ``cuda`` also CuPy's, all on one device."""
+    taken = kernel_inputs(function, **values) if cuda else [array_of(value, name) for name, value in values.items()]
     if taken[0].dtype.char in "fd" and len({array.dtype for array in taken}) == 1:
         return taken
     arrays: dict[str, np.ndarray] = {}
@@ -123,28 +141,30 @@ def activation_code(value: Any) -> int:
 
 
 def check_precision(value: Any) -> str:
-    if not isinstance(value, str) or value not in PRECISIONS:
-        raise ValueError(f"precision must be 'default' or 'strict', got {value!r}")
+    if not isinstance(value, str) or value not in (*PRECISIONS, "tf32"):
+        raise ValueError(f"precision must be 'default', 'strict' or 'tf32', got {value!r}")
     return str(value)
 
 
 def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tuple[Any, ...]) -> np.ndarray:
-    """An array for the result: ``out`` when it is given and fits, otherwise a new one."""
+    """An array for the result: ``out`` when it is given and fits, otherwise a new one, on the first parent's device."""
     dtype = dtype.newbyteorder("=")
+    library = device.library(parents[0])
     if out is None:
-        return empty(shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        return new_array(shape, dtype, parents[0])
+    if not isinstance(out, library.ndarray) or device.of(out) != device.of(parents[0]):
+        kind = "CuPy" if device.is_cupy(parents[0]) else "NumPy"
+        raise TypeError(f"out must be a {kind} array, got {type(out).__name__}")
     if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got {out.shape} and {out.dtype}")
-    if not out.flags.writeable:
+    if not getattr(out.flags, "writeable", True):  # CuPy's arrays always are
         raise ValueError("out is read-only")
     if any(isinstance(p, Tensor) for p in parents):
         raise TypeError("out is for arrays; a Tensor's operations make their own results")
-    if any(p is not None and np.may_share_memory(out, array_of(p, "input")) for p in parents):
+    if any(p is not None and library.may_share_memory(out, device.kernel_input(p, "input")) for p in parents):
         raise ValueError("out overlaps an input")
     # A kernel writes plain rows; a strided out is filled from them at the end, see deliver().
-    return out if device.kernel_array(out) is out else empty(shape, dtype)
+    return out if device.kernel_array(out) is out else new_array(shape, dtype, parents[0])
 
 
 def deliver(result: np.ndarray, out: Any, like: np.ndarray) -> np.ndarray:

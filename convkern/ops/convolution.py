@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import Conv3dSpec, ConvSpec, Pair, output_size, reach
@@ -114,8 +115,8 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
 def bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
     """The bias as kernels take it: empty where there is none."""
     if bias is None:
-        return np.empty(0, x.dtype.newbyteorder("="))
-    array = arg.array_of(bias, "bias")
+        return device.library(x).empty(0, x.dtype.newbyteorder("="))
+    _, array = arg.kernel_inputs(function, x=x, bias=bias)
     if array.shape != (k,):
         raise ValueError(f"{function}: bias must have shape ({k},), one value per output channel, got {array.shape}")
     if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
@@ -130,7 +131,9 @@ def _options(spec: Any, axes: int, precision: str) -> dict[str, Any]:
 
 
 def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec: Any) -> Problem:
-    return Problem(FOLDERS[axes], direction, "cpu", dtype_name(array.dtype), arg.check_precision(precision), spec)
+    return Problem(
+        FOLDERS[axes], direction, device.of(array), dtype_name(array.dtype), arg.check_precision(precision), spec
+    )
 
 
 def convolve(
@@ -139,7 +142,7 @@ def convolve(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d`, along ``axes`` axes."""
     function = f"conv{axes}d"
-    xa, wa = arg.float_arrays(function, x=x, w=w)
+    xa, wa = arg.float_arrays(function, cuda=True, x=x, w=w)
     x_shape = xa.shape
     shape = batched(x_shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
@@ -173,7 +176,7 @@ def input_grad(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d_input_grad`, along ``axes`` axes."""
     name = f"conv{axes}d_input_grad"
-    ga, wa = arg.float_arrays(name, gy=gy, w=w)
+    ga, wa = arg.float_arrays(name, cuda=True, gy=gy, w=w)
     input_shape = shape_of(input_shape, f"{name}: input_shape")
     shape = batched(input_shape, name, "input_shape", axes)
     spec = conv_spec(name, shape, wa.shape, stride, padding, dilation, groups, None, axes)
@@ -202,7 +205,7 @@ def weight_grad(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d_weight_grad`, along ``axes`` axes."""
     name = f"conv{axes}d_weight_grad"
-    xa, ga = arg.float_arrays(name, x=x, gy=gy)
+    xa, ga = arg.float_arrays(name, cuda=True, x=x, gy=gy)
     kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1, axes)
     x_shape = xa.shape
     shape = batched(x_shape, name, "x", axes)

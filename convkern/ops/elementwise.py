@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import device
 from ..device import FLOATS, dtype_name, kernel_array
 from ..kernels.spec import ElementwiseSpec
 from ..kernels.variant import Problem
-from ..memory import SMALLEST, empty
+from ..memory import SMALLEST
 from ..plan import execute
+from .arguments import new_array
 
 
 def elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
     """Run an elementwise row over arrays of one shape and one floating dtype."""
-    out = empty(arrays[0].shape, arrays[0].dtype.newbyteorder("="))
-    problem = Problem("elementwise", direction, "cpu", dtype_name(out.dtype), "default", ElementwiseSpec(out.size))
+    out = new_array(arrays[0].shape, arrays[0].dtype.newbyteorder("="), arrays[0])
+    problem = Problem(
+        "elementwise", direction, device.of(out), dtype_name(out.dtype), "default", ElementwiseSpec(out.size)
+    )
     execute(problem, *(kernel_array(a).reshape(-1) for a in arrays), out=out.reshape(-1))
     return out
 

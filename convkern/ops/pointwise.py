@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import PointwiseSpec
@@ -52,14 +53,14 @@ def pointwise(
     Lin, Chen and Yan, "Network In Network", 2013.
     """
     name = "pointwise"
-    xa, wa = arg.float_arrays(name, x=x, w=w)
+    xa, wa = arg.float_arrays(name, cuda=True, x=x, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
     n, c, h, v = batched(xa.shape, name, "x")
     k = matrix.shape[0]
     if c != matrix.shape[1]:
         raise ValueError(f"{name}: x has {c} channels, but w of shape {wa.shape} takes {matrix.shape[1]}")
     spec = PointwiseSpec(n, c, k, h * v, arg.activation_code(activation))
-    problem = Problem("pointwise", "forward", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
+    problem = Problem("pointwise", "forward", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
     y = arg.result_array(out, (n, k, h, v)[4 - xa.ndim :], xa.dtype, (x, w, bias))
     flat = kernel_array(xa.reshape(n, c, h * v))
     execute(problem, flat, kernel_array(matrix), bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
@@ -94,13 +95,15 @@ def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, prec
     array or Tensor, (N, C, H, W) or (C, H, W)
     """
     name = "pointwise_input_grad"
-    ga, wa = arg.float_arrays(name, gy=gy, w=w)
+    ga, wa = arg.float_arrays(name, cuda=True, gy=gy, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
     n, k, h, v = batched(ga.shape, name, "gy")
     if k != matrix.shape[0]:
         raise ValueError(f"{name}: gy has {k} channels, but w of shape {wa.shape} gives {matrix.shape[0]}")
     spec = PointwiseSpec(n, matrix.shape[1], k, h * v)
-    problem = Problem("pointwise", "input_grad", "cpu", dtype_name(ga.dtype), arg.check_precision(precision), spec)
+    problem = Problem(
+        "pointwise", "input_grad", device.of(ga), dtype_name(ga.dtype), arg.check_precision(precision), spec
+    )
     gx = arg.result_array(out, (n, spec.c, h, v)[4 - ga.ndim :], ga.dtype, (gy, w))
     execute(problem, kernel_array(ga.reshape(n, k, h * v)), kernel_array(matrix), out=gx.reshape(n, spec.c, h * v))
     gx = arg.deliver(gx, out, ga)
@@ -130,14 +133,16 @@ def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, pre
     array or Tensor, (K, C)
     """
     name = "pointwise_weight_grad"
-    xa, ga = arg.float_arrays(name, x=x, gy=gy)
+    xa, ga = arg.float_arrays(name, cuda=True, x=x, gy=gy)
     n, c, h, v = batched(xa.shape, name, "x")
     k = batched(ga.shape, name, "gy")[1]
     expected = (n, k, h, v)[4 - xa.ndim :]
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have shape {expected} for x {xa.shape}, got {ga.shape}")
     spec = PointwiseSpec(n, c, k, h * v)
-    problem = Problem("pointwise", "weight_grad", "cpu", dtype_name(xa.dtype), arg.check_precision(precision), spec)
+    problem = Problem(
+        "pointwise", "weight_grad", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec
+    )
     gw = arg.result_array(out, (k, c), xa.dtype, (x, gy))
     execute(problem, kernel_array(xa.reshape(n, c, h * v)), kernel_array(ga.reshape(n, k, h * v)), out=gw)
     if out is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import AdaptiveSpec, Pair, Pool3dSpec, PoolSpec, empty_window, output_size, reach
@@ -94,17 +95,19 @@ def _fitting(
 
 def problem(direction: str, x: np.ndarray, precision: Any, spec: Any) -> Problem:
     """What a pooling asks of its kernels."""
-    return Problem(FOLDERS[type(spec)], direction, "cpu", dtype_name(x.dtype), arg.check_precision(precision), spec)
+    return Problem(
+        FOLDERS[type(spec)], direction, device.of(x), dtype_name(x.dtype), arg.check_precision(precision), spec
+    )
 
 
 def max_pool(
     function: str, axes: int, x: Any, spec: Spec, return_indices: bool, out: np.ndarray | None, precision: Any
 ) -> Any:
     """The largest value of each window of x (N, C, …) or (C, …), and where it was if that is wanted."""
-    xa = arg.array_of(x, "x")
+    (xa,) = arg.kernel_inputs(function, x=x)
     x_shape = xa.shape
     y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x,))
-    indices = empty(y.shape, np.int64)
+    indices = arg.new_array(y.shape, np.int64, xa)
     results = indices.reshape(spec.y_shape), y.reshape(spec.y_shape)
     execute(problem("max_forward", xa, precision, spec), kernel_array(xa.reshape(spec.x_shape)), out=results)
     y = arg.deliver(y, out, xa)
@@ -138,7 +141,7 @@ def _max_pool_grad(
 
 def avg_pool(function: str, axes: int, x: Any, spec: Spec, out: np.ndarray | None, precision: Any) -> Any:
     """The mean of each window of x (N, C, …) or (C, …)."""
-    xa = arg.array_of(x, "x")
+    (xa,) = arg.kernel_inputs(function, x=x)
     x_shape = xa.shape
     y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x,))
     inputs = kernel_array(xa.reshape(spec.x_shape))

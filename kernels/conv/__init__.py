@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..cuda import row as cuda_row
+from ..cuda import tf32_only
+from ..cuda.tiles import channel_parts, product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import (
     cpu_channels,
@@ -23,6 +26,17 @@ def _partial_sums(problem: Problem) -> int:
     parts = cpu_direct.weight_grad_parts(spec)
     size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * (8 if problem.dtype == "float64" else 4)
     return 0 if parts == 1 else parts * size
+
+
+def _cuda_partial_sums(problem: Problem) -> int:
+    spec = problem.spec
+    columns, pixels = spec.c // spec.groups * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
+    return 4 * spec.k * columns * product_parts(spec.k // spec.groups, columns, pixels, spec.groups)
+
+
+def _cuda_channel_sums(problem: Problem) -> int:
+    spec = problem.spec
+    return 4 * spec.k * channel_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
 
 
 def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
@@ -51,4 +65,11 @@ VARIANTS = (
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
+    cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
+    cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
+    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward"),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", _cuda_partial_sums),
+    cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", _cuda_channel_sums),
 )

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from ..variant import Variant, cpu_only, no_workspace
+from ..cuda import row as cuda_row
+from ..cuda.tiles import channel_parts
+from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_chunks, cpu_planes
+
+
+def _cuda_channel_sums(problem: Problem) -> int:
+    spec = problem.spec
+    return 4 * spec.c * channel_parts(spec.c, spec.n * spec.pixels)
+
 
 VARIANTS = (
     Variant("chunks", "add", "cpu", cpu_only, cpu_chunks.add, no_workspace, tunables={"CHUNK": 16384}),
@@ -14,4 +22,8 @@ VARIANTS = (
         "planes", "relu_bias_grad", "cpu", cpu_only, cpu_planes.relu_bias_grad, cpu_planes.workspace_bytes,
         tunables={"BLOCK": cpu_planes.BLOCK},
     ),
+    cuda_row("chunks", "add", "elementwise.cuda_chunks.add"),
+    cuda_row("chunks", "relu", "elementwise.cuda_chunks.relu"),
+    cuda_row("chunks", "relu_grad", "elementwise.cuda_chunks.relu_grad"),
+    cuda_row("planes", "relu_bias_grad", "elementwise.cuda_planes.relu_bias_grad", _cuda_channel_sums),
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..cuda import row as cuda_row
+from ..cuda.tiles import product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_blocked, cpu_panels, cpu_weight
 
@@ -15,6 +17,11 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * _weight_bytes(problem)
 
 
+def _cuda_partial_sums(problem: Problem) -> int:
+    spec = problem.spec
+    return 4 * spec.k * spec.c * product_parts(spec.k, spec.c, spec.n * spec.pixels)
+
+
 VARIANTS = (
     Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
     Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
@@ -22,4 +29,7 @@ VARIANTS = (
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
     Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
+    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
+    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad"),
+    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", _cuda_partial_sums),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..cuda import row as cuda_row
 from ..variant import Variant, cpu_only, no_workspace
 from . import cpu_average, cpu_global, cpu_planes, cpu_windows
 
@@ -18,4 +19,8 @@ VARIANTS = (
     Variant("rows", "avg_backward", "cpu", cpu_average.refuses, cpu_average.backward, no_workspace),
     Variant("planes", "avg_forward", "cpu", cpu_only, cpu_planes.avg_forward, no_workspace),
     Variant("planes", "avg_backward", "cpu", cpu_only, cpu_planes.avg_backward, no_workspace),
+    cuda_row("planes", "max_forward", "pool.cuda_planes.max_forward"),
+    cuda_row("planes", "max_backward", "pool.cuda_planes.max_backward"),
+    cuda_row("planes", "avg_forward", "pool.cuda_planes.avg_forward"),
+    cuda_row("planes", "avg_backward", "pool.cuda_planes.avg_backward"),
 )

@@ -1,0 +1,209 @@
+"""Convolution and its gradients on a GPU as implicit GEMMs in float32: any stride, padding, dilation and groups.
+
+Forward: c[k, pixel of y] = Σ w(k, tap) · x(tap, pixel); a tap is a channel and a kernel position. Input gradient: the same
+over gy with the taps of each output channel, where a stride leaves out those that meet no pixel of y. Weight gradient:
+c[k, tap] = Σ gy(k, pixel) · x(tap, pixel), the pixels cut into parts that are added in order.
+
+Layout: NCHW, C-contiguous. out never aliases an input. Padding is never stored: what lies outside reads as zero.
+
+Source: Chetlur et al., "cuDNN: Efficient primitives for deep learning", 2014.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..cuda.gemm import gemm_kernel
+from ..cuda.kernel import CudaKernel
+from ..cuda.language import divider, inlined, int32, quotient, uint32
+from ..cuda.sums import add_parts, channel_sums
+from ..cuda.tiles import TILES, choose_tile, make_grid, product_parts
+from ..spec import ConvSpec
+
+
+class Geometry(NamedTuple):
+    """The numbers of a ConvSpec that a kernel needs, and how to divide by some of them."""
+
+    inner: int  # channels of x in a group
+    outer: int  # channels of y in a group
+    channels: int  # of x
+    filters: int  # channels of y
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    taps: int  # R·S
+    stride_h: int
+    stride_w: int
+    top: int
+    left: int
+    dilation_h: int
+    dilation_w: int
+    by_taps: int  # multiplier and shift of R·S
+    by_taps_shift: int
+    by_kernel_width: int  # of S
+    by_kernel_width_shift: int
+    by_pixels: int  # of the columns' plane: P·Q, or H·W for the input gradient
+    by_pixels_shift: int
+    by_row: int  # of its rows
+    by_row_shift: int
+    kernel_width: int
+    pixels: int  # of the columns' plane
+    row: int
+    by_stride_h: int
+    by_stride_h_shift: int
+    by_stride_w: int
+    by_stride_w_shift: int
+
+
+@lru_cache(maxsize=1024)
+def geometry_of(spec: ConvSpec, over_input: bool) -> Geometry:
+    (height, width), (out_height, out_width), (r, s) = spec.size, spec.out, spec.kernel
+    row = width if over_input else out_width
+    pixels = row * (height if over_input else out_height)
+    return Geometry(
+        spec.c // spec.groups, spec.k // spec.groups, spec.c, spec.k, height, width, out_height, out_width, r * s,
+        *spec.stride, spec.padding[0][0], spec.padding[1][0], *spec.dilation,
+        *divider(r * s), *divider(s), *divider(pixels), *divider(row), s, pixels, row,
+        *divider(spec.stride[0]), *divider(spec.stride[1]),
+    )  # fmt: skip
+
+
+@inlined
+def filter_at(group, m, t, g):
+    """Where w of filter m of the group lies at tap t = channel · R·S + position: a row of memory."""
+    return int32((group * g.outer + m) * g.inner * g.taps + t)
+
+
+@inlined
+def _met_at(group, tap, pixel, g):
+    """Where in x a tap meets an output pixel."""
+    channel = quotient(tap, g.by_taps, g.by_taps_shift)
+    position = int32(tap - channel * g.taps)
+    r = quotient(position, g.by_kernel_width, g.by_kernel_width_shift)
+    s = int32(position - r * g.kernel_width)
+    n = quotient(pixel, g.by_pixels, g.by_pixels_shift)
+    rest = int32(pixel - n * g.pixels)
+    p = quotient(rest, g.by_row, g.by_row_shift)
+    q = int32(rest - p * g.row)
+    h = int32(p * g.stride_h - g.top + r * g.dilation_h)
+    v = int32(q * g.stride_w - g.left + s * g.dilation_w)
+    if uint32(h) < uint32(g.height) and uint32(v) < uint32(g.width):
+        return int32(((n * g.channels + group * g.inner + channel) * g.height + h) * g.width + v)
+    return int32(-1)
+
+
+@inlined
+def window_at(group, t, j, g):
+    return _met_at(group, t, j, g)
+
+
+@inlined
+def store_pixel(y, part, group, m, j, value, g):
+    """y of filter m at pixel j."""
+    n = quotient(j, g.by_pixels, g.by_pixels_shift)
+    y[int32((n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)] = value
+
+
+@inlined
+def turned_at(group, m, t, g):
+    """Where w of input channel m lies at t = filter · R·S + position."""
+    k = quotient(t, g.by_taps, g.by_taps_shift)
+    return int32(((group * g.outer + k) * g.inner + m) * g.taps + t - k * g.taps)
+
+
+@inlined
+def reaching_at(group, t, j, g):
+    """Where gy of the output pixel that met pixel j of x through tap t lies, if there is one."""
+    k = quotient(t, g.by_taps, g.by_taps_shift)
+    position = int32(t - k * g.taps)
+    r = quotient(position, g.by_kernel_width, g.by_kernel_width_shift)
+    s = int32(position - r * g.kernel_width)
+    n = quotient(j, g.by_pixels, g.by_pixels_shift)
+    rest = int32(j - n * g.pixels)
+    h = quotient(rest, g.by_row, g.by_row_shift)
+    v = int32(rest - h * g.row)
+    down, across = int32(h + g.top - r * g.dilation_h), int32(v + g.left - s * g.dilation_w)
+    if down < 0 or across < 0:
+        return int32(-1)
+    p, q = quotient(down, g.by_stride_h, g.by_stride_h_shift), quotient(across, g.by_stride_w, g.by_stride_w_shift)
+    if int32(p * g.stride_h) != down or int32(q * g.stride_w) != across or p >= g.out_height or q >= g.out_width:
+        return int32(-1)
+    return int32(((n * g.filters + group * g.outer + k) * g.out_height + p) * g.out_width + q)
+
+
+@inlined
+def store_input(gx, part, group, m, j, value, g):
+    n = quotient(j, g.by_pixels, g.by_pixels_shift)
+    gx[int32((n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)] = value
+
+
+@inlined
+def gradient_at(group, m, t, g):
+    """Where gy of filter m lies at pixel t."""
+    n = quotient(t, g.by_pixels, g.by_pixels_shift)
+    return int32((n * g.filters + group * g.outer + m) * g.pixels + t - n * g.pixels)
+
+
+@inlined
+def tap_at(group, t, j, g):
+    return _met_at(group, j, t, g)
+
+
+@inlined
+def store_weight(gw, part, group, m, j, value, g):
+    """One part's gradient of w of filter m at tap j."""
+    gw[int32(((part * g.filters) + group * g.outer + m) * g.inner * g.taps + j)] = value
+
+
+def _kernels(direction: str, a_at, b_at, store, t_fastest: bool = False) -> list[CudaKernel]:
+    """One kernel for each tile."""
+    return [
+        gemm_kernel(f"conv-direct-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, store, Geometry, t_fastest)
+        for t in TILES
+    ]
+
+
+_FORWARD = _kernels("forward", filter_at, window_at, store_pixel)
+_INPUT_GRAD = _kernels("input_grad", turned_at, reaching_at, store_input)
+_WEIGHT_GRAD = _kernels("weight_grad", gradient_at, tap_at, store_weight, t_fastest=True)
+
+
+def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
+    """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
+    inner, outer = spec.c // spec.groups, spec.k // spec.groups
+    number = choose_tile(outer)
+    terms = inner * spec.kernel[0] * spec.kernel[1]
+    pixels, extras = spec.n * spec.out[0] * spec.out[1], dict(biased=bias.size > 0, relu=spec.activation)
+    grid = make_grid(TILES[number], outer, pixels, terms, spec.groups, **extras)
+    _FORWARD[number](grid.blocks, w, x, bias if bias.size else w, out, geometry_of(spec, False), grid)
+
+
+def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
+    inner, outer = spec.c // spec.groups, spec.k // spec.groups
+    number = choose_tile(inner)
+    terms = outer * spec.kernel[0] * spec.kernel[1]
+    grid = make_grid(TILES[number], inner, spec.n * spec.size[0] * spec.size[1], terms, spec.groups)
+    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, geometry_of(spec, True), grid)
+
+
+def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
+    inner, outer = spec.c // spec.groups, spec.k // spec.groups
+    number = choose_tile(outer)
+    columns, terms = inner * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
+    parts = product_parts(outer, columns, terms, spec.groups)
+    grid = make_grid(TILES[number], outer, columns, terms, spec.groups, parts)
+    sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
+    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, geometry_of(spec, False), grid)
+    if grid.parts > 1:
+        add_parts(sums, out, grid.parts)
+
+
+def bias_grad(gy, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to the bias: the sum of gy (N, K, P, Q) over images and pixels."""
+    channel_sums(gy, spec.n, spec.k, spec.out[0] * spec.out[1], workspace, out)

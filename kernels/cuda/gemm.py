@@ -1,0 +1,134 @@
+"""A matrix product in registers, whose operands are functions: the implicit GEMM behind convolution in float32.
+
+c[m, j] = Σ a(m, t) · b(t, j) over t. A block computes a tile of c for one group and one part of the sum; its threads copy
+thin slices of a and b to shared memory, the next slice on its way while one is multiplied, and each keeps a small tile of
+sums in registers.
+
+Source: Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008; Chetlur et al., "cuDNN", 2014, for the
+operands that are never stored as matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .kernel import CudaKernel
+from .language import cuda, float32, int32, load4, uint32
+from .tiles import STEP, Grid, Tile
+
+
+def gemm_kernel(
+    name: str,
+    tile: Tile,
+    a_at: Callable,
+    b_at: Callable,
+    store: Callable,
+    geometry: type,
+    t_fastest: bool = False,
+) -> CudaKernel:
+    """The kernel (a, b, bias, c, geometry, grid) for one tile.
+
+    Parameters
+    ----------
+    a_at, b_at : inlined functions
+        ``a_at(group, m, t, geometry)`` and ``b_at(group, t, j, geometry)`` say where in its array an operand's element
+        lies, -1 for a zero that is not stored; inside the ranges that the grid states.
+    store : inlined function
+        ``store(c, part, group, m, j, value, geometry)`` writes a result, after bias[group · rows + m] and the ReLU.
+    t_fastest : bool
+        Neighbouring threads copy neighbouring t of b, not j: whichever lie side by side in memory.
+    """
+    rows, columns, tm, tn = tile
+    threads = tile.threads
+    # Threads of a block, down and across. A thread's rows are fours of neighbours, 4 · down apart; its columns likewise.
+    down, across = rows // tm, columns // tn
+    pitch_a, pitch_b = rows + 4, columns + 4  # padded: the copies go down a column
+    slice_a, slice_b = STEP * pitch_a, STEP * pitch_b
+    room_a, room_b = 2 * slice_a, 2 * slice_b
+    copies_a, copies_b = -(-rows * STEP // threads), -(-columns * STEP // threads)
+    sums = tm * tn
+    a_is_even, b_by_t = rows * STEP % threads == 0, t_fastest
+
+    def body(a, b, bias, c, geometry, grid):
+        slices_a = cuda.shared.array(room_a, float32, alignment=16)
+        slices_b = cuda.shared.array(room_b, float32, alignment=16)
+        acc = cuda.local.array(sums, float32)
+        left, right = cuda.local.array(tm, float32), cuda.local.array(tn, float32)
+        next_a, next_b = cuda.local.array(copies_a, float32), cuda.local.array(copies_b, float32)
+        me, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+        j0 = int32(block % uint32(grid.wide) * uint32(columns))
+        block = block // uint32(grid.wide)
+        m0 = int32(block % uint32(grid.tall) * uint32(rows))
+        block = block // uint32(grid.tall)
+        group, part = int32(block % uint32(grid.groups)), int32(block // uint32(grid.groups))
+        first = int32(part * grid.chunk)
+        last = int32(min(first + grid.chunk, grid.terms))
+        tx, ty = me % uint32(across), me // uint32(across)
+        for i in range(sums):
+            acc[i] = float32(0)
+        buffer = uint32(0)
+        t0 = int32(first - STEP)
+        while t0 < last:
+            coming = int32(t0 + STEP)
+            if coming < last:  # the next slice, from memory to registers
+                for i in range(copies_a):
+                    e = uint32(me + uint32(i * threads))
+                    m, t = int32(m0 + int32(e // uint32(STEP))), int32(coming + int32(e % uint32(STEP)))
+                    inside = m < grid.rows and t < last
+                    at = a_at(group, m, t, geometry) if inside else int32(-1)
+                    next_a[i] = a[at] if at >= 0 else float32(0)
+                for i in range(copies_b):
+                    e = uint32(me + uint32(i * threads))
+                    if b_by_t:
+                        j, t = int32(j0 + int32(e // uint32(STEP))), int32(coming + int32(e % uint32(STEP)))
+                    else:
+                        j, t = int32(j0 + int32(e % uint32(columns))), int32(coming + int32(e // uint32(columns)))
+                    inside = j < grid.columns and t < last
+                    at = b_at(group, t, j, geometry) if inside else int32(-1)
+                    next_b[i] = b[at] if at >= 0 else float32(0)
+            if t0 >= first:  # multiply the slice that is in shared memory
+                at_a = uint32(buffer * uint32(slice_a) + ty * uint32(4))
+                at_b = uint32(buffer * uint32(slice_b) + tx * uint32(4))
+                end = uint32(at_a + uint32(slice_a))
+                while at_a < end:
+                    for i in range(0, tm, 4):
+                        left[i], left[i + 1], left[i + 2], left[i + 3] = load4(slices_a, uint32(at_a + i * down))
+                    for j in range(0, tn, 4):
+                        right[j], right[j + 1], right[j + 2], right[j + 3] = load4(slices_b, uint32(at_b + j * across))
+                    for i in range(tm):
+                        for j in range(tn):
+                            acc[i * tn + j] += left[i] * right[j]
+                    at_a, at_b = uint32(at_a + uint32(pitch_a)), uint32(at_b + uint32(pitch_b))
+                buffer = buffer ^ uint32(1)
+            if coming < last:  # and the next one to the other half of it
+                for i in range(copies_a):
+                    e = uint32(me + uint32(i * threads))
+                    if a_is_even or e < uint32(rows * STEP):
+                        to = e % uint32(STEP) * uint32(pitch_a) + e // uint32(STEP)
+                        slices_a[uint32(buffer * uint32(slice_a) + to)] = next_a[i]
+                for i in range(copies_b):
+                    e = uint32(me + uint32(i * threads))
+                    if b_by_t:
+                        to = e % uint32(STEP) * uint32(pitch_b) + e // uint32(STEP)
+                    else:
+                        to = e // uint32(columns) * uint32(pitch_b) + e % uint32(columns)
+                    slices_b[uint32(buffer * uint32(slice_b) + to)] = next_b[i]
+            cuda.syncthreads()
+            t0 = coming
+        if grid.biased:
+            for i in range(tm):
+                m = int32(m0 + int32(ty * uint32(4)) + i // 4 * (4 * down) + i % 4)
+                more = bias[int32(group * grid.rows + m)] if m < grid.rows else float32(0)
+                for j in range(tn):
+                    acc[i * tn + j] += more
+        if grid.relu:
+            for i in range(sums):
+                acc[i] = float32(0) if acc[i] <= float32(0) else acc[i]
+        for i in range(tm):
+            m = int32(m0 + int32(ty * uint32(4)) + i // 4 * (4 * down) + i % 4)
+            for j in range(tn):
+                column = int32(j0 + int32(tx * uint32(4)) + j // 4 * (4 * across) + j % 4)
+                if m < grid.rows and column < grid.columns:
+                    store(c, part, group, m, column, acc[i * tn + j], geometry)
+
+    return CudaKernel(name, body, ("float32", "float32", "float32", "float32", geometry, Grid), threads)

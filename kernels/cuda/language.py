@@ -1,0 +1,166 @@
+"""The names that CUDA kernels are written with. The only file that imports Numba's CUDA target.
+
+``cuda`` is Numba's module (threadIdx, syncthreads, shared.array …); ``inlined`` marks a function that kernels call.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import config, cuda, float32, int32, int64, types, uint32, uint64
+
+POINTERS = {"float32": types.CPointer(types.float32), "int64": types.CPointer(types.int64)}
+
+
+def inlined(function):
+    """A function that is compiled into each kernel that calls it."""
+    return cuda.jit(device=True, inline="always")(function)
+
+
+@inlined
+def quotient(value, multiplier, shift):
+    """value // divisor for 0 <= value < 2**31, with the pair that :func:`divider` gives: a product and a shift."""
+    return int32((uint64(uint32(value)) * uint64(uint32(multiplier))) >> uint64(shift))
+
+
+def divider(divisor: int) -> tuple[int, int]:
+    """The multiplier, as the int32 of its bits, and the shift with which :func:`quotient` divides by ``divisor``.
+
+    Source: Granlund and Montgomery, "Division by invariant integers using multiplication", 1994, theorem 4.2 for 31 bits.
+    """
+    shift = 31 + (divisor - 1).bit_length()
+    multiplier = (1 << shift) // divisor + 1
+    return multiplier - (1 << 32) if multiplier >= 1 << 31 else multiplier, shift
+
+
+if config.ENABLE_CUDASIM:  # Numba's simulator runs kernels as Python, without tensor cores and asynchronous copies
+
+    def load4(array, index):
+        """Four neighbours of a float32 array from ``index`` on, a multiple of 4, in one instruction."""
+        return array[index], array[index + 1], array[index + 2], array[index + 3]
+
+else:
+    from numba.core.errors import RequireLiteralValue
+    from numba.cuda import cgutils
+    from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def load4(typingctx, array, index):
+        """Four neighbours of a float32 array from ``index`` on, a multiple of 4, in one instruction."""
+
+        def codegen(context, builder, signature, args):
+            first = context.make_array(array)(context, builder, args[0]).data
+            position = context.cast(builder, args[1], index, types.int64)
+            vector = ir.VectorType(ir.FloatType(), 4)
+            address = builder.bitcast(builder.gep(first, [position]), vector.as_pointer(first.type.addrspace))
+            value = builder.load(address, align=16)
+            return cgutils.pack_array(builder, [builder.extract_element(value, ir.IntType(32)(i)) for i in range(4)])
+
+        return types.UniTuple(types.float32, 4)(array, index), codegen
+
+    def _assembly(builder, result, kinds, text, constraints, args, effect=True):
+        function = ir.FunctionType(result, kinds)
+        return builder.call(ir.InlineAsm(function, text, constraints, side_effect=effect), args)
+
+    def _moved(context, builder, pointer, index, kind, space, bits):
+        """The address of an element in its own address space, as an integer."""
+        pointer = builder.addrspacecast(pointer, ir.PointerType(ir.FloatType(), space))
+        position = context.cast(builder, index, kind, types.int64)
+        return builder.ptrtoint(builder.gep(pointer, [position]), ir.IntType(bits))
+
+    @intrinsic
+    def copy_async(typingctx, room, index, source, position):
+        """Start copying source[position] to room[index], shared memory; a zero where ``position`` is negative.
+
+        It has arrived when :func:`wait_copies` says so of its group, for this thread; for others after a barrier.
+        """
+
+        def codegen(context, builder, signature, args):
+            first = context.make_array(room)(context, builder, args[0]).data
+            to = _moved(context, builder, first, args[1], index, 3, 32)
+            there = builder.icmp_signed(">=", args[3], args[3].type(0))
+            safe = builder.select(there, args[3], args[3].type(0))
+            origin = _moved(context, builder, args[2], safe, position, 1, 64)
+            i32, i64 = ir.IntType(32), ir.IntType(64)
+            size = builder.select(there, i32(4), i32(0))
+            text = "cp.async.ca.shared.global [$0], [$1], 4, $2;"
+            _assembly(builder, ir.VoidType(), [i32, i64, i32], text, "r,l,r,~{memory}", [to, origin, size])
+            return context.get_dummy_value()
+
+        return types.void(room, index, source, position), codegen
+
+    @intrinsic
+    def close_copies(typingctx):
+        """The copies that this thread started since the last call become a group."""
+
+        def codegen(context, builder, signature, args):
+            _assembly(builder, ir.VoidType(), [], "cp.async.commit_group;", "~{memory}", [])
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    @intrinsic
+    def wait_copies(typingctx, latest):
+        """Wait for all of this thread's groups but the ``latest`` ones, a constant."""
+        if not isinstance(latest, types.IntegerLiteral):
+            raise RequireLiteralValue(latest)
+        text = f"cp.async.wait_group {latest.literal_value};"
+
+        def codegen(context, builder, signature, args):
+            _assembly(builder, ir.VoidType(), [], text, "~{memory}", [])
+            return context.get_dummy_value()
+
+        return types.void(latest), codegen
+
+    @intrinsic
+    def round_tf32(typingctx, value):
+        """A float32 rounded to the 10 fraction bits of TF32, to nearest, as the bits that tensor cores take."""
+
+        def codegen(context, builder, signature, args):
+            return _assembly(
+                builder, ir.IntType(32), [ir.FloatType()], "cvt.rna.tf32.f32 $0, $1;", "=r,f", args, effect=False
+            )
+
+        return types.uint32(types.float32), codegen
+
+    @intrinsic
+    def multiply_tf32(typingctx, a, b, c):
+        """c + a · b for a 16 x 8 tile of c, 8 terms, on the tensor cores; each lane of the warp holds its fragments.
+
+        With g = lane div 4 and t = lane mod 4: a is rows g, g + 8, g, g + 8 in columns t, t, t + 4, t + 4; b is rows t, t + 4
+        in column g; c is columns 2 · t, 2 · t + 1 of row g, then of row g + 8.
+        """
+
+        def codegen(context, builder, signature, args):
+            i32, f32 = ir.IntType(32), ir.FloatType()
+            parts = [cgutils.unpack_tuple(builder, arg) for arg in args]
+            registers = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13}"
+            text = f"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {registers};"
+            result = _assembly(
+                builder, ir.LiteralStructType([f32] * 4), [i32] * 6 + [f32] * 4, text,
+                "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [*parts[0], *parts[1], *parts[2]], effect=False,
+            )  # fmt: skip
+            return cgutils.pack_array(builder, [builder.extract_value(result, i) for i in range(4)])
+
+        return types.UniTuple(types.float32, 4)(a, b, c), codegen
+
+
+@inlined
+def thread():
+    """Index of this thread in a one-dimensional grid."""
+    return int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)
+
+
+__all__ = [
+    "POINTERS",
+    "cuda",
+    "divider",
+    "float32",
+    "inlined",
+    "int32",
+    "int64",
+    "load4",
+    "quotient",
+    "thread",
+    "uint32",
+    "uint64",
+]

@@ -1,0 +1,78 @@
+"""Loading cubins and launching them through CuPy: on its current device and stream, with raw pointers.
+
+Untried on a GPU so far: there was none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import compiler
+
+if TYPE_CHECKING:
+    from .kernel import CudaKernel
+
+STATIC_SHARED = 48 * 1024  # bytes that a kernel may have without asking the driver for more
+
+Packed = tuple[Any, ...]
+_functions: dict[tuple[str, int], Any] = {}
+_lock = threading.Lock()
+
+
+def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
+    """Arrays as they are, numbers as int32, named tuples field by field: what the driver takes for a kernel's parameters.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are not those that the kernel declares.
+    OverflowError
+        If a number does not fit into 32 bits.
+    """
+    if len(args) != len(kernel.parameters):
+        raise TypeError(f"{kernel.name} takes {len(kernel.parameters)} arguments, got {len(args)}")
+    packed: list[Any] = []
+    for number, (kind, value) in enumerate(zip(kernel.parameters, args, strict=True)):
+        if kind == "int":
+            packed.append(np.int32(value))
+        elif isinstance(kind, str):
+            if value.dtype != kind or not value.flags.c_contiguous:
+                got = f"{value.dtype}{'' if value.flags.c_contiguous else ', not contiguous'}"
+                raise TypeError(f"{kernel.name}: argument {number} must be a contiguous {kind} array, got {got}")
+            packed.append(value)
+        elif isinstance(value, kind):
+            packed.extend(map(np.int32, value))
+        else:
+            raise TypeError(f"{kernel.name}: argument {number} must be a {kind.__name__}, got {type(value).__name__}")
+    return tuple(packed)
+
+
+def _load(kernel: CudaKernel, device: Any) -> Any:
+    """The kernel's function on a device, loaded once."""
+    import cupy
+
+    key = (kernel.name, device.id)
+    with _lock:
+        if key not in _functions:
+            path = compiler.cubin(kernel, compiler.target(device.compute_capability))
+            function = cupy.RawModule(path=str(path)).get_function(compiler.entry_name(path.with_suffix(".ptx")))
+            if kernel.shared > STATIC_SHARED:
+                function.max_dynamic_shared_size_bytes = kernel.shared
+            _functions[key] = function
+        return _functions[key]
+
+
+def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
+    """Launch on CuPy's current device and stream."""
+    import cupy
+
+    device = cupy.cuda.Device()
+    function = _functions.get((kernel.name, device.id)) or _load(kernel, device)
+    function((blocks,), (kernel.threads,), args, shared_mem=kernel.shared)
+
+
+launcher: Callable[[CudaKernel, int, Packed], None] = cupy_launcher

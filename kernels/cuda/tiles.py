@@ -1,0 +1,108 @@
+"""How a product is cut into tiles and parts: by the problem's shape alone, never by the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+STEP = 8  # terms of the sum in a slice
+
+
+class Tile(NamedTuple):
+    """Rows and columns of a block's tile, and of a thread's, multiples of 4."""
+
+    rows: int
+    columns: int
+    thread_rows: int
+    thread_columns: int
+
+    @property
+    def threads(self) -> int:
+        return self.rows // self.thread_rows * (self.columns // self.thread_columns)
+
+
+class WarpTile(NamedTuple):
+    """Rows and columns of a block's tile, and of a warp's: multiples of 16 rows and 8 columns."""
+
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * (self.rows // self.warp_rows) * (self.columns // self.warp_columns)
+
+
+# Tensor cores: how tiles of 16 terms are multiplied, how many are under way at once, and what rounding to TF32 costs.
+TENSOR_TILES = (WarpTile(128, 128, 64, 32), WarpTile(32, 128, 32, 32))
+TENSOR_STEP = 16
+STAGES = 3
+TF32_TERMS = 2**14 + 8  # in units of float32's rounding: (1 + 2^-11)^2 - 1 for the two operands of a product
+
+TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))
+
+
+def choose_tile(rows: int, tiles: Sequence[Tile | WarpTile] = TILES) -> int:
+    """The number of the tile that does the least work: products, and copies of columns, which a low tile makes more of.
+
+    The weight of a copy is an estimate; no GPU has been at hand to measure it.
+    """
+
+    def work(tile: Tile | WarpTile) -> float:
+        return -(-rows // tile.rows) * tile.rows * (1 + 16 / tile.rows)
+
+    return min(range(len(tiles)), key=lambda number: work(tiles[number]))
+
+
+class Grid(NamedTuple):
+    """How the blocks of a launch share the work: block = ((part · groups + group) · tall + row tile) · wide + column tile."""
+
+    rows: int
+    columns: int
+    terms: int
+    tall: int
+    wide: int
+    groups: int
+    chunk: int  # terms of a part
+    biased: int  # add a bias to each row
+    relu: int
+
+    @property
+    def parts(self) -> int:
+        return max(1, -(-self.terms // max(self.chunk, 1)))
+
+    @property
+    def blocks(self) -> int:
+        return self.tall * self.wide * self.groups * self.parts
+
+
+def make_grid(
+    tile: Tile | WarpTile,
+    rows: int,
+    columns: int,
+    terms: int,
+    groups: int = 1,
+    parts: int = 1,
+    biased: bool = False,
+    relu: int = 0,
+) -> Grid:
+    """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices."""
+    chunk = -(-terms // (parts * TENSOR_STEP)) * TENSOR_STEP  # whole slices of either kind
+    tall, wide = -(-rows // tile.rows), -(-columns // tile.columns)
+    return Grid(rows, columns, terms, tall, wide, groups, chunk, int(biased), relu)
+
+
+BLOCKS = 512  # blocks wanted before a sum is cut into parts: a few for each multiprocessor of a large GPU
+PART = 256  # terms of a part at least
+
+
+def product_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
+    """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work."""
+    blocks = make_grid(TILES[choose_tile(rows)], rows, columns, terms, groups).blocks
+    return max(1, min(BLOCKS // max(blocks, 1), terms // PART))
+
+
+def channel_parts(channels: int, terms: int) -> int:
+    """Into how many parts the sum of each channel is cut."""
+    return max(1, min(BLOCKS // max(channels, 1), terms // (4 * PART)))

@@ -1,0 +1,49 @@
+"""Running CUDA rows without a GPU: launches go to the PTX interpreter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convkern.kernels.cuda import compiler, launch
+
+from . import ptx
+
+TARGETS = ("sm_80", "sm_90a")
+TABLES = ("conv", "pointwise", "pool", "elementwise")
+
+needs_compiler = pytest.mark.skipif(
+    bool(compiler.missing()), reason=f"CUDA kernels are not tested: {compiler.missing()}"
+)
+
+
+@lru_cache(maxsize=256)
+def program(path: Path) -> ptx.Program:
+    return ptx.Program(path.read_text())
+
+
+@contextmanager
+def interpreted(target: str) -> Iterator[Counter]:
+    """Inside the block CUDA rows take NumPy arrays and run in the interpreter; gives what was executed."""
+    executed: Counter = Counter()
+
+    def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
+        compiled = program(compiler.ptx(kernel, target))
+        executed.update(ptx.run(compiled, blocks, kernel.threads, args, kernel.shared))
+
+    previous, launch.launcher = launch.launcher, launcher
+    try:
+        yield executed
+    finally:
+        launch.launcher = previous
+
+
+def cuda_rows(operation: str) -> list[Any]:
+    return [row for row in import_module(f"convkern.kernels.{operation}").VARIANTS if row.device == "cuda"]

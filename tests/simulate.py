@@ -1,0 +1,97 @@
+"""The CUDA rows in Numba's simulator: ``NUMBA_ENABLE_CUDASIM=1 python -m tests.simulate`` prints each row that passed.
+
+The simulator runs a kernel's Python source, a thread of the host for each thread of a block, so shapes are tiny.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from numba import config
+
+from convkern.kernels.cuda import launch
+from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec
+
+from .gpu import cuda_rows
+from .test_kernels import check_conv, check_pointwise, check_pool, run
+
+CONV = ConvSpec(1, 4, 6, 2, (5, 4), (3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), (2, 3), 0)
+POOL = PoolSpec(1, 2, (5, 6), (3, 2), (2, 1), ((1, 1), (1, 0)), (1, 1), (3, 6))
+POINTWISE = PointwiseSpec(2, 3, 9, 5)
+
+
+_lock = threading.Lock()
+
+
+def simulator_launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
+    """Run a kernel's source; the packed numbers become named tuples again."""
+    from convkern.kernels.cuda.language import cuda
+
+    rest, whole = list(args), []
+    for parameter in kernel.parameters:
+        fields = 1 if isinstance(parameter, str) else len(parameter._fields)
+        taken, rest = rest[:fields], rest[fields:]
+        flat = taken[0].reshape(-1) if isinstance(taken[0], np.ndarray) else taken[0]
+        whole.append(flat if isinstance(parameter, str) else parameter(*taken))
+    cuda.jit(kernel.body)[blocks, kernel.threads](*whole)
+
+
+def shared_array(self: Any, shape: int, dtype: Any, alignment: int | None = None) -> np.ndarray:
+    """As the simulator's own, which refuses an alignment: one array for each line that asks for one."""
+    caller = sys._getframe(1)
+    where = caller.f_code.co_filename, caller.f_lineno
+    with _lock:
+        return self._allocations.setdefault(where, np.full(shape, np.nan, str(dtype)))
+
+
+def simulated_rows(operation: str) -> list[Any]:
+    """The rows without tensor cores and asynchronous copies, which the simulator does not know."""
+    return [row for row in cuda_rows(operation) if row.accuracy == "exact"]
+
+
+def main() -> None:
+    if not config.ENABLE_CUDASIM:
+        raise SystemExit("set NUMBA_ENABLE_CUDASIM=1")
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    FakeCUDAShared.array = shared_array
+    launch.launcher = simulator_launcher
+    with np.errstate(over="ignore"):
+        for row in simulated_rows("conv"):
+            assert check_conv(row, CONV._replace(activation=int(row.direction == "forward")), "float32")
+            print("conv", row.name, row.direction)
+        for row in cuda_rows("pointwise"):
+            assert check_pointwise(row, POINTWISE, "float32")
+            print("pointwise", row.name, row.direction)
+        for row in cuda_rows("pool"):
+            assert check_pool(row, POOL, "float32")
+            print("pool", row.name, row.direction)
+        for row in cuda_rows("elementwise"):
+            simulate_elementwise(row)
+            print("elementwise", row.name, row.direction)
+
+
+def simulate_elementwise(row: Any) -> None:
+    from convkern.kernels.elementwise import reference
+
+    rng = np.random.default_rng(1)
+    gy, y = (rng.integers(-4, 5, (2, 3, 7)).astype("f4") for _ in range(2))
+    if row.direction == "relu_bias_grad":
+        spec = ChannelSpec(2, 3, 7)
+        out, sums = np.empty_like(gy), np.empty(3, "f4")
+        assert run("elementwise", row, spec, "float32", gy, y, out=(out, sums))
+        want, want_sums = reference.relu_bias_grad(gy, y, spec)
+        np.testing.assert_array_equal(sums, want_sums)
+        np.testing.assert_array_equal(out, want)
+        return
+    arrays = [a.reshape(-1) for a in ([gy] if row.direction == "relu" else [gy, y])]
+    flat = np.empty(gy.size, "f4")
+    assert run("elementwise", row, ElementwiseSpec(gy.size), "float32", *arrays, out=(flat,))
+    np.testing.assert_array_equal(flat, getattr(reference, row.direction)(*arrays))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The public functions with arrays on a GPU: a stand-in for CuPy, and rows in the interpreter."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convkern as ck
+from convkern import device, plan
+from convkern.kernels.cuda import compiler
+
+from . import fake_cupy
+from .gpu import needs_compiler
+
+
+@pytest.fixture
+def cupy():
+    with fake_cupy.installed() as module:
+        yield module
+
+
+RNG = np.random.default_rng(4)
+X, W, B = (RNG.integers(-4, 5, shape).astype("f4") for shape in ((2, 4, 7, 9), (6, 2, 3, 3), (6,)))
+GY = RNG.integers(-4, 5, (2, 6, 4, 5)).astype("f4")
+OPTIONS: dict[str, Any] = dict(stride=2, padding=1, groups=2)
+CALLS = {
+    "conv2d": (lambda *a: ck.conv2d(*a, **OPTIONS, activation="relu"), (X, W, B)),
+    "conv2d without bias": (lambda *a: ck.conv2d(*a, **OPTIONS), (X, W)),
+    "conv2d of one image": (lambda *a: ck.conv2d(*a, padding=1, groups=2), (X[0], W)),
+    "conv2d_input_grad": (lambda *a: ck.conv2d_input_grad(*a, X.shape, **OPTIONS), (GY, W)),
+    "conv2d_weight_grad": (lambda *a: ck.conv2d_weight_grad(*a, 3, **OPTIONS), (X, GY)),
+    "pointwise": (lambda *a: ck.pointwise(*a, activation="relu"), (X, RNG.integers(-4, 5, (5, 4)).astype("f4"))),
+    "max_pool2d": (lambda x: ck.max_pool2d(x, 3, 2, 1), (X,)),
+    "max_pool2d indices": (lambda x: ck.max_pool2d(x, 2, return_indices=True)[1], (X,)),
+    "avg_pool2d": (lambda x: ck.avg_pool2d(x, 2), (X,)),
+    "relu": (ck.nn.functional.relu, (X,)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CALLS)
+def test_cuda_arrays_in_cuda_arrays_out(name, cupy):
+    function, arrays = CALLS[name]
+    with plan.traced() as rows:
+        result = function(*map(cupy.array, arrays))
+    assert {row.device for _, row in rows} == {"cuda"}
+    assert type(result) is cupy.ndarray
+    np.testing.assert_array_equal(cupy.asnumpy(result), function(*arrays))
+
+
+@needs_compiler
+def test_layouts_and_results_on_the_device(cupy):
+    channels_last = cupy.array(np.ascontiguousarray(X.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    y = ck.conv2d(channels_last, cupy.array(W), **OPTIONS)
+    assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+    want = ck.conv2d(X, W, **OPTIONS)
+    np.testing.assert_array_equal(cupy.asnumpy(y), want)
+    out = cupy.empty(want.shape, "f4")
+    assert ck.conv2d(cupy.array(X), cupy.array(W), **OPTIONS, out=out) is out
+    np.testing.assert_array_equal(cupy.asnumpy(out), want)
+    with pytest.raises(TypeError, match="out must be a CuPy array, got ndarray"):
+        ck.conv2d(cupy.array(X), cupy.array(W), **OPTIONS, out=np.empty(want.shape, "f4"))
+    with pytest.raises(TypeError, match="out must be a NumPy array, got ndarray"):
+        ck.conv2d(X, W, **OPTIONS, out=out)
+    x = cupy.array(X)
+    with pytest.raises(ValueError, match="out overlaps an input"):
+        ck.max_pool2d(x, 1, out=x)
+
+
+@needs_compiler
+def test_tensor_cores_where_they_are_asked_for(cupy):
+    x, w = cupy.array(X), cupy.array(W)
+    for precision, name in (("default", "direct"), ("strict", "direct"), ("tf32", "tensor")):
+        with plan.traced() as rows:
+            y = ck.conv2d(x, w, **OPTIONS, precision=precision)
+        assert [row.name for _, row in rows] == [name]
+        np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS, precision=precision))
+
+
+def test_devices_never_mix_silently(cupy):
+    x, w = cupy.array(X), cupy.array(W)
+    message = "arrays must live on one device, got {}"
+    for call, places in (
+        (lambda: ck.conv2d(x, W), "x on cuda, w on cpu"),
+        (lambda: ck.conv2d(X, w), "x on cpu, w on cuda"),
+        (lambda: ck.conv2d(ck.tensor(X), w), "x on cpu, w on cuda"),
+        (lambda: ck.conv2d(x, w, B, groups=2), "x on cuda, bias on cpu"),
+        (lambda: ck.conv2d_input_grad(cupy.array(GY), W, X.shape), "gy on cuda, w on cpu"),
+        (lambda: ck.conv2d_weight_grad(X, cupy.array(GY), 3), "x on cpu, gy on cuda"),
+        (lambda: ck.pointwise(x, W[:, :, 0, 0]), "x on cuda, w on cpu"),
+    ):
+        with pytest.raises(TypeError, match=message.format(places)):
+            call()
+
+
+def test_what_has_no_cuda_rows_says_so(cupy):
+    x = cupy.array(X)
+    for call in (lambda: ck.tensor(x), lambda: ck.Tensor(x), lambda: ck.nn.functional.softmax(x, 1)):
+        with pytest.raises(TypeError, match="is a CuPy array; this takes NumPy arrays and arrays on the CPU"):
+            call()
+    with pytest.raises(NotImplementedError, match=r"no row for conv\.forward cuda float64.*takes float32, not float64"):
+        ck.conv2d(x.astype("f8"), cupy.array(W).astype("f8"), groups=2)
+
+
+# --- convkern info
+
+
+class NoDriver(Exception):
+    pass
+
+
+def runtime(count: Any) -> Any:
+    def devices() -> int:
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    module: Any = SimpleNamespace(ndarray=type("ndarray", (), {}))
+    properties = {"name": b"NVIDIA Made Up"}
+    module.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(
+            getDeviceCount=devices, CUDARuntimeError=NoDriver, getDeviceProperties=lambda number: properties
+        )
+    )
+    return module
+
+
+@pytest.mark.parametrize(
+    ("count", "missing", "status"),
+    [
+        (NoDriver("no driver"), "", "none: the CUDA driver does not answer (no driver)"),
+        (0, "", "none: the CUDA driver reports no device"),
+        (1, "", "NVIDIA Made Up"),
+        (1, "ptxas is gone", "NVIDIA Made Up, but its kernels cannot be compiled: ptxas is gone"),
+    ],
+)
+def test_the_gpu_or_the_missing_piece(monkeypatch, count, missing, status):
+    monkeypatch.setitem(sys.modules, "cupy", runtime(count))
+    monkeypatch.setattr(compiler, "missing", lambda: missing)
+    assert device.gpu_status() == status

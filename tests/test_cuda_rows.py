@@ -1,0 +1,206 @@
+"""Every CUDA row against the definition: the PTX that Numba emits for it, in the interpreter."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convkern.bench.cases import CONVS, POINTWISE, POOLS
+from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.elementwise import reference as elementwise_reference
+from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, output_size
+from convkern.kernels.variant import Problem
+
+from .bounds import assert_within, floats, integers
+from .gpu import TABLES, TARGETS, cuda_rows, interpreted, needs_compiler
+from .test_kernels import check_conv, check_pointwise, check_pool, row_id, run
+
+KERNELS = Path(__file__).parents[1] / "kernels"
+
+
+def conv(n, c, size, k, kernel, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1) -> ConvSpec:
+    out = tuple(output_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2))
+    return ConvSpec(n, c, k, groups, size, kernel, stride, padding, dilation, out)  # type: ignore[arg-type]
+
+
+ONE = ((1, 1), (1, 1))
+# Around the edges of the tiles (8 x 256, 32 x 128, 128 x 128, slices of 8), and every kind of geometry.
+EDGES = [
+    conv(1, 1, (1, 1), 1, (1, 1)),
+    conv(1, 9, (3, 43), 9, (3, 3), padding=ONE),
+    conv(3, 5, (7, 13), 33, (3, 2), (2, 1), ((2, 0), (0, 1)), (1, 2)),
+    conv(2, 12, (9, 8), 10, (2, 3), (3, 2), ((0, 1), (2, 2)), (2, 1), groups=2),
+    conv(1, 200, (2, 5), 250, (1, 1)),
+    conv(2, 6, (17, 17), 6, (3, 3), (2, 2), ONE, groups=6),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+def test_conv_rows_at_tile_edges(row, target):
+    with interpreted(target):
+        for spec in EDGES:
+            if row.direction == "forward":
+                spec = spec._replace(activation=spec.k % 2)
+            assert check_conv(row, spec, "float32")
+        assert check_conv(row, EDGES[1], "float32", make=integers, exact=True)
+
+
+@needs_compiler
+@pytest.mark.full
+@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+def test_conv_rows_on_the_case_table(row):
+    with interpreted("sm_80"):
+        assert all(check_conv(row, case.spec(), "float32") for case in CONVS)
+
+
+@needs_compiler
+@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
+    """No images; then so many pixels that the gradients' sums are cut into parts."""
+    long = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)
+    with interpreted("sm_80"):
+        for spec in (long._replace(n=0), long):
+            assert check_conv(row, spec, "float32", make=integers, exact=True)
+    if row.direction.endswith(("weight_grad", "bias_grad")):
+        problem = Problem("conv", row.direction, "cuda", "float32", "default", long)
+        assert row.workspace(problem) > 4 * np.prod(long.w_shape if row.direction == "weight_grad" else long.k)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["direct", "tensor"])
+def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
+    spec = EDGES[1]._replace(activation=1)
+    x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
+    x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
+    y = np.empty(spec.y_shape, "float32")
+    (row,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == (name, "forward"))
+    with interpreted("sm_80"):
+        assert run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), out=(y,))
+    want = conv_reference.forward(x.astype(np.float64), w.astype(np.float64), None, spec)
+    np.testing.assert_array_equal(y, want)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", cuda_rows("pointwise"), ids=row_id)
+def test_pointwise_rows(row, target):
+    with interpreted(target):
+        for n, c, k, pixels in ((0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3)):
+            spec = PointwiseSpec(n, c, k, pixels, int(row.direction == "forward" and k % 2))
+            assert check_pointwise(row, spec, "float32")
+            assert check_pointwise(row, spec, "float32", make=integers, exact=True)
+
+
+@needs_compiler
+@pytest.mark.full
+@pytest.mark.parametrize("row", cuda_rows("pointwise"), ids=row_id)
+def test_pointwise_rows_on_the_case_table(row):
+    with interpreted("sm_80"):
+        assert all(check_pointwise(row, case.spec(), "float32") for case in POINTWISE)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", cuda_rows("pool"), ids=row_id)
+def test_pool_rows_on_the_case_table(row, target):
+    with interpreted(target):
+        ran = [check_pool(row, case.spec(), "float32") for case in POOLS if not _rest(row, case.spec())]
+    assert all(ran)
+
+
+def _rest(row, spec: PoolSpec) -> bool:
+    """Average pooling has no dilation."""
+    return row.direction.startswith("avg") and spec.dilation != (1, 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("size", [0, 1, 255, 257, 1000])
+@pytest.mark.parametrize("row", [r for r in cuda_rows("elementwise") if r.name == "chunks"], ids=row_id)
+def test_elementwise_rows(row, size, target):
+    rng = np.random.default_rng(6)
+    arrays = [floats(rng, (size,), "float32") for _ in range(1 if row.direction == "relu" else 2)]
+    for array in arrays:
+        array[rng.integers(0, max(size, 1), size // 5)] = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0], size // 5)
+    out = np.empty(size, "float32")
+    with interpreted(target):
+        assert run("elementwise", row, ElementwiseSpec(size), "float32", *arrays, out=(out,))
+    np.testing.assert_array_equal(out, getattr(elementwise_reference, row.direction)(*arrays))
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(0, 2, 3), (1, 1, 1), (3, 5, 100), (6, 3, 700)])
+def test_relu_bias_grad(shape, target):
+    (row,) = (row for row in cuda_rows("elementwise") if row.direction == "relu_bias_grad")
+    rng, spec = np.random.default_rng(7), ChannelSpec(*shape)
+    gy, y = floats(rng, shape, "float32"), floats(rng, shape, "float32")
+    out, sums = np.empty(shape, "float32"), np.empty(shape[1], "float32")
+    with interpreted(target):
+        assert run("elementwise", row, spec, "float32", gy, y, out=(out, sums))
+    want, want_sums = elementwise_reference.relu_bias_grad(gy.astype(np.float64), y.astype(np.float64), spec)
+    np.testing.assert_array_equal(out, want)
+    assert_within(sums, want_sums, np.abs(want).sum(axis=(0, 2)), max(1, shape[0] * shape[2]))
+
+
+# --- twins
+
+
+def functions(path: Path) -> dict[str, list[str]]:
+    """The public functions of a file and the names of their parameters."""
+    return {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.decorator_list
+    }
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*/cuda_*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_twins_have_the_same_names_and_signatures(path):
+    """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
+    such twin, as tensor cores, is held to the direct one."""
+    twin_path = path.with_name(path.name.replace("cuda_", "cpu_"))
+    twin = functions(twin_path if twin_path.exists() else path.with_name("cpu_direct.py"))
+    mine = functions(path)
+    assert mine
+    assert {name: twin.get(name) for name in mine} == mine
+
+
+@pytest.mark.parametrize("operation", TABLES)
+def test_every_cuda_row_has_a_cpu_row_of_its_name(operation):
+    table = import_module(f"convkern.kernels.{operation}").VARIANTS
+    cpu = {(row.name, row.direction) for row in table if row.device == "cpu"}
+    for row in cuda_rows(operation):
+        assert (row.name, row.direction) in cpu or row.accuracy != "exact"
+        path = KERNELS / (row.run.__module__.removeprefix("convkern.kernels.").replace(".", "/") + ".py")
+        assert row.run.__name__ in functions(path)
+
+
+@pytest.mark.parametrize("operation", TABLES)
+def test_every_cpu_direction_has_a_cuda_row(operation):
+    table = import_module(f"convkern.kernels.{operation}").VARIANTS
+    assert {row.direction for row in cuda_rows(operation)} == {row.direction for row in table}
+
+
+def test_cuda_rows_say_why_they_refuse():
+    (row,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == ("direct", "forward"))
+    spec = EDGES[1]
+    problem = Problem("conv", "forward", "cuda", "float32", "default", spec)
+    assert row.refuses(problem) == ""
+    assert row.refuses(problem._replace(device="cpu")) == "runs on CUDA devices only"
+    assert row.refuses(problem._replace(dtype="float64")) == "takes float32, not float64"
+    huge = spec._replace(n=2**31)
+    assert row.refuses(problem._replace(spec=huge)) == "takes arrays of fewer than 2**31 elements"
+    for other in (PointwiseSpec(2**20, 2**10, 2, 2), ElementwiseSpec(2**31), ChannelSpec(2**20, 2**10, 2)):
+        assert "2**31" in row.refuses(problem._replace(spec=other))
+    assert inspect.isfunction(row.run)
+    (tensor,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == ("tensor", "forward"))
+    assert tensor.refuses(problem) == "rounds to TF32, which only precision='tf32' allows"
+    assert tensor.refuses(problem._replace(precision="tf32")) == ""

@@ -1,0 +1,60 @@
+"""What the assembler makes of the CUDA kernels, against the committed record."""
+
+from __future__ import annotations
+
+import pytest
+
+from convkern.kernels.cuda import compiler
+
+from . import golden
+from .gpu import TARGETS, needs_compiler
+
+
+@needs_compiler
+def test_the_golden_file_holds():
+    held, now = golden.read(), golden.everything()
+    if held["compilers"] != now["compilers"]:
+        pytest.skip(f"golden.json was made by {held['compilers']}, here are {now['compilers']}")
+    for name, kernel in now["kernels"].items():
+        assert held["kernels"].get(name) == kernel, f"{name}: if this is meant, run python -m tests.golden"
+    assert set(held["kernels"]) == set(now["kernels"])
+
+
+@pytest.mark.parametrize("name", golden.read()["kernels"])
+def test_no_kernel_spills_or_computes_in_float64(name):
+    for target in TARGETS:
+        facts = golden.read()["kernels"][name][target]
+        for fact in ("spill_bytes", "stack_bytes", "local_instructions", "float64_instructions"):
+            assert facts[fact] == 0, (target, fact)
+        assert 0 < facts["occupancy"] <= 1
+
+
+def test_occupancy_follows_what_runs_out_first():
+    assert golden.occupancy(32, 0, 1024, "sm_80") == 1
+    assert golden.occupancy(128, 0, 256, "sm_80") == 0.25
+    assert golden.occupancy(33, 0, 64, "sm_80") == 0.75  # 40 registers are allotted
+    assert golden.occupancy(16, 163 * 1024, 128, "sm_80") == 4 / 64
+    assert golden.occupancy(16, 100 * 1024, 128, "sm_90a") == 8 / 64
+
+
+@needs_compiler
+def test_a_spill_would_show(monkeypatch, tmp_path):
+    """The same kernel with too few registers."""
+    kernel = golden.all_kernels()["conv-direct-forward-128x128"]
+    monkeypatch.setenv("CONVKERN_CACHE_DIR", str(tmp_path))
+    run = compiler.subprocess.run
+    monkeypatch.setattr(
+        compiler.subprocess,
+        "run",
+        lambda command, **options: run([command[0], "-maxrregcount=32", *command[1:]], **options),
+    )
+    source = compiler.ptx(kernel, "sm_80")
+    source.write_text(source.read_text().replace(".maxntid", "//"))
+    cubin = compiler.cubin(kernel, "sm_80")
+    monkeypatch.undo()
+    monkeypatch.setattr(compiler, "cubin", lambda kernel, target: cubin)
+    facts = golden.facts(kernel, "sm_80")
+    assert facts["registers"] <= 32
+    assert facts["spill_bytes"] > 0
+    assert facts["stack_bytes"] > 0
+    assert facts["local_instructions"] > 0
