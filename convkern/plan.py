@@ -65,7 +65,11 @@ def plan(problem: Problem) -> Variant:
             return row
     if name is not None:
         raise ValueError(f"the plan asks for row {name!r} for {key(problem)}, which has: {reasons or 'no rows'}")
-    raise NotImplementedError(f"no row for {key(problem)}: {reasons or 'the table has none'}")
+    other = {"cpu": "cuda", "cuda": "cpu"}[problem.device]
+    others = {
+        row.name: f"runs on the {other.upper()} only" for row in rows(problem.operation, problem.direction, other)
+    }
+    raise NotImplementedError(f"no row for {key(problem)}: {reasons or others or 'the table has none'}")
 
 
 def _tuned_row(problem: Problem, reasons: Mapping[str, str]) -> str | None:

@@ -242,11 +242,12 @@ class _Helpers:
         alarm.acquire()
         self.alarms.append(alarm)
         self.asleep.append(False)
+        self.ids.append(0)
         thread = threading.Thread(target=self._live, args=(worker, alarm), name=f"convkern-{worker}", daemon=True)
         thread.start()
-        self.ids.append(thread.native_id or 0)
 
     def _live(self, worker: int, alarm: threading.Lock) -> None:
+        self.ids[worker - 1] = threading.get_native_id()  # before it first sleeps
         while True:
             self._serve(self.mailbox.address, worker)
             self.asleep[worker - 1] = True

@@ -47,7 +47,7 @@ POINTS = SIZE * SIZE
 TILES = {16: (4, 4), 8: (2, 4), 4: (2, 2), 2: (1, 2)}
 TRANSFORMED_BYTES = 12 * 1024 * 1024  # patches and gradients at a time: they lie in the third-level cache
 PRODUCT_BYTES = 10 * 1024 * 1024
-MIN_CHANNELS, MIN_BLOCKS = 20, 48  # fewer do not pay for the transforms
+MIN_CHANNELS, MIN_BLOCKS = 16, 48  # fewer do not pay for the transforms
 CHANNELS = 64  # block of input and of output channels whose rows of blocks stay in the second-level cache
 
 
@@ -249,4 +249,5 @@ def workspace_bytes(problem: Problem) -> int:
 
 
 def refuses(problem: Problem) -> str:
-    return cpu_winograd.refusal(problem, MIN_CHANNELS, MIN_BLOCKS)
+    channels = MIN_CHANNELS if problem.spec.kernel == (3, 3) else MIN_CHANNELS * 5 // 4  # larger patches cost more
+    return cpu_winograd.refusal(problem, channels, MIN_BLOCKS)
