@@ -22,6 +22,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
 }
 DTYPES = ("float32", "float64")
 USUAL_IMAGE, SMALL_IMAGE = 224, 32  # pixels, of models that take any size
+SMALL_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 class Subject(NamedTuple):
@@ -94,7 +95,7 @@ def image_shape(model: str) -> tuple[int, int, int]:
     if "image_size" in parameters:
         side = parameters["image_size"].default
     else:
-        side = SMALL_IMAGE if "cifar" in model or model == "resnet20" else USUAL_IMAGE
+        side = SMALL_IMAGE if "cifar" in model or model in SMALL_RESNETS else USUAL_IMAGE
     return channels, side, side
 
 

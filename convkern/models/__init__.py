@@ -6,16 +6,86 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn.module import Module
+from .alexnet import alexnet
+from .densenet import densenet121
+from .googlenet import googlenet
 from .lenet import lenet5
-from .resnet import resnet18_cifar
-from .vgg import vgg16_cifar
+from .nin import nin
+from .regression import linear_regression, logistic_regression, mlp, softmax_regression
+from .resnet import (
+    Bottleneck,
+    resnet18,
+    resnet18_cifar,
+    resnet20,
+    resnet32,
+    resnet34,
+    resnet44,
+    resnet50,
+    resnet56,
+    resnet101,
+    resnet110,
+    resnet152,
+    resnext50,
+)
+from .unet import unet
+from .vgg import vgg11, vgg16, vgg16_cifar, vgg19
 
-__all__ = ["NAMES", "build", "lenet5", "resnet18_cifar", "vgg16_cifar"]
+__all__ = [
+    "NAMES",
+    "Bottleneck",
+    "alexnet",
+    "build",
+    "densenet121",
+    "googlenet",
+    "lenet5",
+    "linear_regression",
+    "logistic_regression",
+    "mlp",
+    "nin",
+    "resnet18",
+    "resnet18_cifar",
+    "resnet20",
+    "resnet32",
+    "resnet34",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet101",
+    "resnet110",
+    "resnet152",
+    "resnext50",
+    "softmax_regression",
+    "unet",
+    "vgg11",
+    "vgg16",
+    "vgg16_cifar",
+    "vgg19",
+]
 
 _BUILDERS: dict[str, Callable[..., Module]] = {
+    "alexnet": alexnet,
+    "densenet121": densenet121,
+    "googlenet": googlenet,
     "lenet5": lenet5,
+    "mlp": mlp,
+    "nin": nin,
+    "resnet101": resnet101,
+    "resnet110": resnet110,
+    "resnet152": resnet152,
+    "resnet18": resnet18,
     "resnet18_cifar": resnet18_cifar,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet34": resnet34,
+    "resnet44": resnet44,
+    "resnet50": resnet50,
+    "resnet56": resnet56,
+    "resnext50": resnext50,
+    "softmax_regression": softmax_regression,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
     "vgg16_cifar": vgg16_cifar,
+    "vgg19": vgg19,
 }
 NAMES = tuple(_BUILDERS)
 
