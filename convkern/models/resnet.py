@@ -169,12 +169,42 @@ def _deep(
 
 
 def resnet18(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
-    """ResNet-18; 11,689,512 parameters. See :func:`resnet50`."""
+    """ResNet-18; 11,689,512 parameters. See :func:`resnet50`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    ImageNetResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _basic((2, 2, 2, 2), num_classes, in_channels, seed)
 
 
 def resnet34(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
-    """ResNet-34; 21,797,672 parameters. See :func:`resnet50`."""
+    """ResNet-34; 21,797,672 parameters. See :func:`resnet50`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    ImageNetResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _basic((3, 4, 6, 3), num_classes, in_channels, seed)
 
 
@@ -203,19 +233,61 @@ def resnet50(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> Im
 
 
 def resnet101(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
-    """ResNet-101; 44,549,160 parameters. See :func:`resnet50`."""
+    """ResNet-101; 44,549,160 parameters. See :func:`resnet50`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    ImageNetResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _deep((3, 4, 23, 3), num_classes, in_channels, seed)
 
 
 def resnet152(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
-    """ResNet-152; 60,192,808 parameters. See :func:`resnet50`."""
+    """ResNet-152; 60,192,808 parameters. See :func:`resnet50`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    ImageNetResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _deep((3, 8, 36, 3), num_classes, in_channels, seed)
 
 
 def resnext50(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
     """ResNeXt-50 32x4d: ResNet-50 whose 3x3 convolutions have 32 groups of 4 channels at first; 25,028,904 parameters.
 
-    Parameters as of :func:`resnet50`.
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    ImageNetResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
 
     References
     ----------
@@ -269,20 +341,80 @@ def resnet20(num_classes: int = 10, in_channels: int = 3, seed: int = 0) -> Smal
 
 
 def resnet32(num_classes: int = 10, in_channels: int = 3, seed: int = 0) -> SmallResNet:
-    """As :func:`resnet20`, with 32 layers; 464,154 parameters."""
+    """As :func:`resnet20`, with 32 layers; 464,154 parameters.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    SmallResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _small(32, num_classes, in_channels, seed)
 
 
 def resnet44(num_classes: int = 10, in_channels: int = 3, seed: int = 0) -> SmallResNet:
-    """As :func:`resnet20`, with 44 layers; 658,586 parameters."""
+    """As :func:`resnet20`, with 44 layers; 658,586 parameters.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    SmallResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _small(44, num_classes, in_channels, seed)
 
 
 def resnet56(num_classes: int = 10, in_channels: int = 3, seed: int = 0) -> SmallResNet:
-    """As :func:`resnet20`, with 56 layers; 853,018 parameters."""
+    """As :func:`resnet20`, with 56 layers; 853,018 parameters.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    SmallResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _small(56, num_classes, in_channels, seed)
 
 
 def resnet110(num_classes: int = 10, in_channels: int = 3, seed: int = 0) -> SmallResNet:
-    """As :func:`resnet20`, with 110 layers; 1,727,962 parameters."""
+    """As :func:`resnet20`, with 110 layers; 1,727,962 parameters.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    SmallResNet
+        Takes (N, in_channels, H, W), gives logits (N, num_classes).
+    """
     return _small(110, num_classes, in_channels, seed)

@@ -47,7 +47,26 @@ def _vgg(
 def vgg11(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, batch_norm: bool = False, seed: int = 0
 ) -> nn.Sequential:
-    """VGG with 8 convolutions and 3 linear layers; 132,863,336 parameters. See :func:`vgg16`."""
+    """VGG with 8 convolutions and 3 linear layers; 132,863,336 parameters. See :func:`vgg16`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    image_size : int
+        Height and width of the image in pixels, at least 32; it sets the inputs of the first linear layer.
+    batch_norm : bool
+        Batch normalisation before each ReLU of a convolution, which the paper does not have.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    Sequential
+        Takes (N, in_channels, image_size, image_size), gives logits (N, num_classes).
+    """
     return _vgg("vgg11", VGG11, num_classes, in_channels, image_size, batch_norm, seed)
 
 
@@ -84,7 +103,26 @@ def vgg16(
 def vgg19(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, batch_norm: bool = False, seed: int = 0
 ) -> nn.Sequential:
-    """VGG with 16 convolutions and 3 linear layers; 143,667,240 parameters. See :func:`vgg16`."""
+    """VGG with 16 convolutions and 3 linear layers; 143,667,240 parameters. See :func:`vgg16`.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        Channels of the image.
+    image_size : int
+        Height and width of the image in pixels, at least 32; it sets the inputs of the first linear layer.
+    batch_norm : bool
+        Batch normalisation before each ReLU of a convolution, which the paper does not have.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    Sequential
+        Takes (N, in_channels, image_size, image_size), gives logits (N, num_classes).
+    """
     return _vgg("vgg19", VGG19, num_classes, in_channels, image_size, batch_norm, seed)
 
 
