@@ -23,7 +23,7 @@ except ModuleNotFoundError as _missing:
 
 from . import __version__
 from .bench.cli import bench_command
-from .kernel_commands import explain_command, tune_command, warmup_command
+from .kernel_commands import explain_command, summary_command, tune_command, warmup_command
 from .train.config import Config
 
 app = typer.Typer(
@@ -227,6 +227,7 @@ def _cpu() -> list[tuple[str, str]]:
 
 app.command("bench")(bench_command)
 app.command("explain")(explain_command)
+app.command("summary")(summary_command)
 app.command("tune")(tune_command)
 app.command("warmup")(warmup_command)
 

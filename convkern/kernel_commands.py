@@ -36,6 +36,17 @@ _Image = Annotated[
 ]
 
 
+def summary_command(
+    model: Annotated[str, typer.Argument(help="A model: lenet5, vgg16, resnet50, …", metavar="MODEL")],
+    image: _Image = None,
+) -> None:
+    """Tell what a model is made of: shapes, parameters, multiply-adds, memory and receptive field of every layer."""
+    from . import subjects
+
+    network, shape = subjects.network(model, _numbers(image, "--image", 3))
+    typer.echo(str(network.summary(shape)))
+
+
 def explain_command(
     targets: _Targets,
     measure: Annotated[bool, typer.Option("--measure", help="Also time every row that takes the problem.")] = False,

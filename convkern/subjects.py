@@ -99,6 +99,16 @@ def image_shape(model: str) -> tuple[int, int, int]:
     return channels, side, side
 
 
+def network(model: str, image: Sequence[int] | None = None) -> tuple[Any, tuple[int, int, int]]:
+    """A fresh model of that name, and (C, H, W) of the images it takes; see :func:`training_step`."""
+    channels, height, width = image or image_shape(model)
+    _check_model(model)
+    options = {"in_channels": channels}
+    if "image_size" in inspect.signature(getattr(models, model)).parameters:
+        options["image_size"] = height
+    return models.build(model, **options), (channels, height, width)
+
+
 def training_step(
     model: str, batch: int, image: Sequence[int] | None = None, optimizer: str = "sgd", evaluate: bool = False
 ) -> Subject:
@@ -128,21 +138,18 @@ def training_step(
         raise ValueError(f"batch must be at least 1, got {batch}")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    options = {"in_channels": channels}
-    if "image_size" in inspect.signature(getattr(models, model)).parameters:
-        options["image_size"] = height
 
     def run() -> None:
-        network = models.build(model, **options)
-        updates = OPTIMIZERS[optimizer](network.parameters())
+        fresh, _ = network(model, (channels, height, width))
+        updates = OPTIMIZERS[optimizer](fresh.parameters())
         x = np.random.default_rng(0).standard_normal((batch, channels, height, width), np.float32)
         labels = np.zeros(batch, np.int64)
-        nn.functional.cross_entropy(network(x), labels).backward()
+        nn.functional.cross_entropy(fresh(x), labels).backward()
         updates.step()
         if evaluate:
-            network.eval()
+            fresh.eval()
             with no_grad():
-                nn.functional.cross_entropy(network(x), labels)
+                nn.functional.cross_entropy(fresh(x), labels)
 
     return Subject(f"{model}, a training step of {batch} images {channels}x{height}x{width}", run)
 

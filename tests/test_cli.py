@@ -86,7 +86,7 @@ def test_every_option_reaches_the_configuration(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--model lenet6", r"model must be one of lenet5.*; got 'lenet6'"),
+        ("--model lenet6", r"model must be one of .*lenet5.*; got 'lenet6'"),
         ("--data imagenet", "data must be one of sample, fashion-mnist, mnist, cifar10; got 'imagenet'"),
         ("--data-dir somewhere", "data_dir must not be given for 'sample'"),
         ("--data mnist --data-dir nowhere-at-all", "mnist .* was not found in .*nowhere-at-all"),

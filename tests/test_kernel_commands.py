@@ -56,6 +56,14 @@ def test_explain_measures(capsys):
     assert sum(bool(re.match(r"  \w+ +[\d.]+ ms +[\d.]+ GB/s +\d+%   chosen: ", line)) for line in lines) == 2
 
 
+def test_summary(capsys):
+    lines = printed(capsys, "summary lenet5")
+    assert lines[0] == "input (1, 1, 28, 28)"
+    assert lines[1].split() == ["layer", "kind", "output", "shape", "parameters", "multiply-adds", "KiB", "sees"]
+    assert lines[-1].split()[:3] == ["total", "61,706", "416,520"]
+    assert printed(capsys, "summary resnet20 --image 1,16,16")[0] == "input (1, 1, 16, 16)"
+
+
 def test_explain_a_model_and_a_case(capsys):
     lines = printed(capsys, "explain lenet5 one-pixel --batch 2")
     assert lines[0] == "# lenet5, a training step of 2 images 1x28x28"
@@ -71,7 +79,7 @@ def test_explain_a_model_and_a_case(capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("explain lenet6", "'lenet6' must be a model (lenet5"),
+        ("explain lenet6", "'lenet6' must be a model (alexnet"),
         ("explain conv2d", "conv2d needs --x N,C,H,W"),
         ("explain conv2d --x 1,2,3,4", "conv2d: w must be given"),
         ("explain max_pool2d --x 1,2,3,4 --w 1,2,3,4 --kernel-size 2", "max_pool2d: w must not be given"),
@@ -84,7 +92,7 @@ def test_explain_a_model_and_a_case(capsys):
         ("explain conv2d --x 1,2,3,4 --w 1,2,1,1 --dtype half", "dtype must be float32 or float64, got 'half'"),
         ("explain conv2d --x 1,2,3,4 --w 1,2,1,1 --precision fast", "precision must be"),
         ("explain lenet5 --image 28,28", "--image must be 3 integers between commas, got '28,28'"),
-        ("warmup lenet6", "model must be one of lenet5"),
+        ("warmup lenet6", "model must be one of alexnet"),
     ],
 )
 def test_wrong_words_are_one_line(capsys, line, message):

@@ -331,6 +331,43 @@ def test_summary_of_lenet():
     assert batch.parameters == 61_706
 
 
+def fields(model, *shape):
+    return [layer.receptive_field for layer in model.summary(shape).layers]
+
+
+def test_receptive_fields():
+    lenet = fields(models.lenet5(), 1, 28, 28)
+    assert lenet[:6] == [(5, 5), (5, 5), (6, 6), (14, 14), (14, 14), (16, 16)]
+    assert set(lenet[6:]) == {None}
+    assert fields(nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(3))), 1, 9, 9)[-1] == (7, 7)  # as one 7x7
+    vgg = models.vgg16(image_size=32).summary((3, 32, 32))
+    assert [f.receptive_field for f in vgg.layers if f.kind == "Conv2d"][-1] == (196, 196)
+    assert [f.receptive_field for f in vgg.layers if f.kind == "MaxPool2d"][-1] == (212, 212)
+    assert fields(models.resnet50(5), 3, 64, 64)[-2] == (427, 427)
+    up = nn.Sequential(nn.Conv2d(1, 1, 2, 2), nn.ConvTranspose2d(1, 1, 2, 2), nn.Conv2d(1, 1, 3))
+    assert fields(up, 1, 8, 8) == [(2, 2), (2, 2), (4, 4)]
+    assert fields(nn.Sequential(nn.AdaptiveAvgPool2d(2)), 1, 8, 6) == [(4, 3)]
+
+
+def test_receptive_fields_are_where_the_gradient_reaches():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, (3, 2), stride=2, dilation=(1, 3)), nn.AvgPool2d((2, 3), stride=1), nn.Conv2d(2, 1, 3, stride=(2, 1)),
+        nn.Conv2d(1, 1, 2, dilation=2),
+    )  # fmt: skip
+    for p in model.parameters():
+        p.data[...] = 1
+    x = ck.Tensor(np.ones((1, 1, 60, 50), np.float32), requires_grad=True)
+    model(x)[0, 0, 3, 4].backward()
+    rows, columns = np.nonzero(x.grad.data[0, 0])
+    assert fields(model, 1, 60, 50)[-1] == (np.ptp(rows) + 1, np.ptp(columns) + 1)
+
+
+def test_memory_of_a_summary():
+    summary = models.lenet5().summary((4, 1, 28, 28))
+    assert summary.layers[0].memory == 4 * 6 * 28 * 28 * 4
+    assert summary.memory == sum(layer.memory for layer in summary.layers)
+
+
 def test_summary_leaves_the_model_as_it_was():
     block = Block()
     block.rest.eval()

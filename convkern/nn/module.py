@@ -255,7 +255,7 @@ class Module:
         return "\n".join([head, *lines, ")"]) if lines else f"{head})"
 
     def summary(self, input_shape: tuple[int, ...]) -> Any:
-        """Layer by layer: output shape, parameters, multiply-adds.
+        """Layer by layer: output shape, parameters, multiply-adds, memory of the output, receptive field.
 
         Parameters
         ----------

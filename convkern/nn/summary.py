@@ -21,6 +21,8 @@ class LayerFacts(NamedTuple):
     output_shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
+    memory: int  # bytes of the output
+    receptive_field: tuple[int, int] | None  # height and width in pixels of the input; None: all of it
 
 
 class Summary(NamedTuple):
@@ -39,13 +41,23 @@ class Summary(NamedTuple):
         """Multiplications with their additions of one forward pass, in all."""
         return sum(layer.multiply_adds for layer in self.layers)
 
+    @property
+    def memory(self) -> int:
+        """Bytes of all outputs, which training keeps for the gradients."""
+        return sum(layer.memory for layer in self.layers)
+
     def __str__(self) -> str:
-        head = ("layer", "kind", "output shape", "parameters", "multiply-adds")
-        rows = [(layer.name, layer.kind, str(layer.output_shape), f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
-                for layer in self.layers]  # fmt: skip
-        total = ("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")
+        head = ("layer", "kind", "output shape", "parameters", "multiply-adds", "KiB", "sees")
+        rows = [
+            (
+                layer.name, layer.kind, str(layer.output_shape), f"{layer.parameters:,}", f"{layer.multiply_adds:,}",
+                f"{layer.memory / 1024:,.1f}", _pixels(layer.receptive_field),
+            )
+            for layer in self.layers
+        ]  # fmt: skip
+        total = ("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", f"{self.memory / 1024:,.1f}", "")
         table = [head, *rows, total]
-        widths = [max(len(row[i]) for row in table) for i in range(5)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = [
             "  ".join(
                 text.ljust(w) if i < 3 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
@@ -56,11 +68,69 @@ class Summary(NamedTuple):
         return "\n".join([f"input {self.input_shape}", lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+def _pixels(field: tuple[int, int] | None) -> str:
+    return "all" if field is None else f"{field[0]}x{field[1]}"
+
+
+class _Fields:
+    """Receptive fields of the arrays that layers gave, as (height, width) and the input's pixels from one to the next.
+
+    An array that no layer gave (a sum, channels put together) sees as much as the widest layer so far.
+
+    Source: Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019.
+    """
+
+    _START = ((1, 1), (1.0, 1.0))
+
+    def __init__(self) -> None:
+        self._known: dict[int, Any] = {}
+        self._kept: list[Any] = []  # so that no id is given twice
+        self._widest: Any = self._START
+
+    def after(self, module: Module, x: Any, y: Any) -> tuple[int, int] | None:
+        """The field of the layer's result y; None where it has no pixels any more."""
+        sizes, steps = self._known.get(id(x), self._widest)
+        if len(y.shape) == 4 and len(x.shape) == 4:
+            windows = [_window(module, axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in range(2)]
+            sizes = tuple(
+                int(size + (kernel - 1) * step) for size, step, (kernel, _) in zip(sizes, steps, windows, strict=True)
+            )
+            steps = tuple(step * stride for step, (_, stride) in zip(steps, windows, strict=True))
+        found = (sizes, steps)
+        self._known[id(y)] = found
+        self._kept.append(y)
+        if sizes >= self._widest[0]:
+            self._widest = found
+        return sizes if len(y.shape) == 4 else None
+
+
+def _window(module: Module, axis: int, before: int, after: int) -> tuple[float, float]:
+    """The pixels that a layer's result sees of its input along an axis, dilation counted, and those from one to the next."""
+
+    def along(value: Any) -> int:
+        return int(value[axis] if isinstance(value, (tuple, list)) else value)
+
+    name = type(module).__name__
+    if name.startswith("Adaptive"):
+        return -(-before // after), before / after
+    if name == "Upsample":
+        return 1, before / after
+    kernel = getattr(module, "kernel_size", None)
+    if kernel is None or name.startswith("MaxUnpool"):
+        return 1, 1
+    stride = getattr(module, "stride", None)
+    taps, step = along(kernel), along(kernel if stride is None else stride)
+    if name.startswith("ConvTranspose"):
+        return -(-taps // step), 1 / step
+    return (taps - 1) * along(getattr(module, "dilation", 1)) + 1, step
+
+
 def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     """Run zeros through the model and note every layer; see :meth:`Module.summary`."""
     shape = tuple(input_shape) if len(input_shape) != 3 else (1, *input_shape)
     facts: list[LayerFacts] = []
     counted: set[int] = set()
+    fields = _Fields()
     handles = []
 
     def note(name: str) -> Any:
@@ -70,7 +140,11 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
             counted.update(id(p) for p in fresh)
             macs = getattr(module, "multiply_adds", lambda y: 0)(result.shape)
             number = sum(p.size for p in fresh)
-            facts.append(LayerFacts(name or "(model)", type(module).__name__, result.shape, number, macs))
+            memory = math.prod(result.shape) * result.dtype.itemsize
+            field = fields.after(module, args[0], result)
+            facts.append(
+                LayerFacts(name or "(model)", type(module).__name__, result.shape, number, macs, memory, field)
+            )
 
         return hook
 
