@@ -52,7 +52,9 @@ def test_other_parameter_counts():
 
 
 def torch_twins():
-    twins = pytest.importorskip("tests.twins", exc_type=ImportError)
+    pytest.importorskip("torch")
+    from . import twins
+
     v11 = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
     v16 = [64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"]
     v19 = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
