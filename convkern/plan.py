@@ -13,6 +13,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .device import library
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -92,7 +94,6 @@ def why(problem: Problem) -> str:
 
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
-    from .device import library
     from .kernels.threads import workspace
 
     row = plan(problem)

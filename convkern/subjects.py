@@ -103,10 +103,8 @@ def network(model: str, image: Sequence[int] | None = None) -> tuple[Any, tuple[
     """A fresh model of that name, and (C, H, W) of the images it takes; see :func:`training_step`."""
     channels, height, width = image or image_shape(model)
     _check_model(model)
-    options = {"in_channels": channels}
-    if "image_size" in inspect.signature(getattr(models, model)).parameters:
-        options["image_size"] = height
-    return models.build(model, **options), (channels, height, width)
+    shape = (channels, height, width)
+    return models.build_for(model, shape), shape
 
 
 def training_step(

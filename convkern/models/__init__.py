@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "Bottleneck",
     "alexnet",
     "build",
+    "build_for",
     "densenet121",
     "googlenet",
     "lenet5",
@@ -109,6 +111,37 @@ def build(name: str, **options: Any) -> Module:
     ValueError
         Naming the known models.
     """
+    return _builder(name)(**options)
+
+
+def build_for(name: str, image: tuple[int, int, int], **options: Any) -> Module:
+    """The model of that name for images of one shape.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NAMES``.
+    image : (int, int, int)
+        Channels, height and width.
+    **options
+        As in the function of that name, but for the image's.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        Naming the known models.
+    """
+    channels, height, _ = image
+    if "image_size" in inspect.signature(_builder(name)).parameters:
+        options["image_size"] = height  # only models whose linear layers see all pixels ask for it
+    return build(name, in_channels=channels, **options)
+
+
+def _builder(name: str) -> Callable[..., Module]:
     if name not in _BUILDERS:
         raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
-    return _BUILDERS[name](**options)
+    return _BUILDERS[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +48,7 @@ class Evaluation:
 
 def build_model(facts: Facts) -> Any:
     """The model that the facts name, with first weights from their seed."""
-    channels, height, _ = facts.shape
-    options = {"num_classes": len(facts.classes), "in_channels": channels, "seed": facts.seed}
-    if "image_size" in inspect.signature(getattr(ck.models, facts.model)).parameters:
-        options["image_size"] = height  # only models whose linear layers see all pixels ask for it
-    return ck.models.build(facts.model, **options)
+    return ck.models.build_for(facts.model, facts.shape, num_classes=len(facts.classes), seed=facts.seed)
 
 
 def evaluate_model(
