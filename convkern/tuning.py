@@ -191,7 +191,7 @@ def _host() -> dict[str, Any]:
         "l2_bytes": host.l2_bytes(),
         "l3_bytes": host.l3_bytes(),
         "vector_bits": simd.VECTOR_BITS,
-        "kernels": compiler.sources_hash(),
+        "kernels": compiler.sources_hash(tuple(sorted(compiler.ROOT.rglob("*.py")))),
     }
 
 

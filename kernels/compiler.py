@@ -1,13 +1,15 @@
 """Compiling CPU kernels with Numba and keeping the machine code on disk.
 
 Numba's own disk cache notices a change of the compiled function only, not of what it calls, and wants to write beside
-the source file. Ours lies in the user's cache folder, below a name that holds a hash of every kernel source, so that an
-installed, read-only or edited package never runs stale code.
+the source file. Ours lies in the user's cache folder, below a name that holds a hash of the kernel's module and of every
+kernel source that it imports, so that an installed, read-only or edited package never runs stale code.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import os
 import sys
 import tempfile
@@ -59,21 +61,50 @@ def user_cache_folder() -> Path:
     return base.expanduser() / "convkern"
 
 
+ROOT = Path(__file__).resolve().parent
+
+
 @cache
-def sources_hash() -> str:
-    """Hash over every source file of this package, and over what else decides the machine code but Numba's own key."""
+def _imports(path: Path) -> frozenset[Path]:
+    """The sources of this package that a source imports by name, and itself."""
+    found = {path}
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        for name in (alias.name for alias in node.names):
+            places = (base / f"{name}.py", base / name / "__init__.py", base.with_suffix(".py"), base / "__init__.py")
+            found |= {next(place for place in places if place.exists())}
+    return frozenset(found)
+
+
+@cache
+def sources_of(path: Path) -> tuple[Path, ...]:
+    """A source and all of this package that it needs, directly or through others; for a stranger all of this package."""
+    if not path.is_relative_to(ROOT):
+        return (path, *sorted(ROOT.rglob("*.py")))
+    found: set[Path] = set()
+    waiting = {path}
+    while waiting:
+        found |= waiting
+        waiting = {needed for source in waiting for needed in _imports(source)} - found
+    return tuple(sorted(found))
+
+
+@cache
+def sources_hash(sources: tuple[Path, ...]) -> str:
+    """Hash over sources, and over what else decides the machine code beside Numba's own key."""
     digest = hashlib.sha256(f"{numba.__version__} {os.environ.get('CONVKERN_VECTOR_BITS')}".encode())
-    root = Path(__file__).resolve().parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
+    for source in sources:
+        digest.update(os.path.relpath(source, ROOT).encode())
+        digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @cache
 def kernel_cache() -> Path:
-    """The folder of compiled kernels: the user's cache, or a private temporary one where that cannot be written."""
-    folder = user_cache_folder() / f"cpu-{sources_hash()}"
+    """The folder of compiled kernels: in the user's cache, or a private temporary one where that cannot be written."""
+    folder = user_cache_folder() / "cpu"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -89,23 +120,24 @@ def kernel_cache() -> Path:
 
 
 class _Locator(_CacheLocator):
-    """Where Numba keeps a function: our folder, stamped by the hash of all sources."""
+    """Where Numba keeps a function: in a folder for its module's sources, stamped by their hash."""
 
-    def __init__(self, py_file: str) -> None:
-        self._py_file = py_file
+    def __init__(self, stamp: str) -> None:
+        self._stamp = stamp
 
     def get_cache_path(self) -> str:
-        return str(kernel_cache())
+        return str(kernel_cache() / self._stamp)
 
     def get_source_stamp(self) -> str:
-        return sources_hash()
+        return self._stamp
 
     def get_disambiguator(self) -> str:
         return "0"
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _Locator:
-        return cls(py_file)
+        module = Path(inspect.getfile(sys.modules[py_func.__module__])).resolve()
+        return cls(sources_hash(sources_of(module)))
 
 
 class _CacheImpl(CompileResultCacheImpl):

@@ -333,7 +333,7 @@ class _Entry:
         tuple_type = types.Tuple(tuple(_argument_type(name, value) for value in arguments))
         tag = hashlib.sha256(str(tuple_type).encode()).hexdigest()[:12]
         scope: dict[str, Any] = {
-            "__name__": __name__,
+            "__name__": body.__module__,
             "arguments_at": _argument_reader(tuple_type),
             "body": body,
             "fetch_add": fetch_add,

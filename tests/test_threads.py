@@ -193,10 +193,35 @@ def test_an_unwritable_cache_folder_is_said_and_survived(tmp_path):
     assert "set CONVKERN_CACHE_DIR" in run.stderr
 
 
-def test_the_cache_knows_the_sources(tmp_path, monkeypatch):
-    assert compiler.sources_hash() in str(compiler.kernel_cache())
-    here = Path(compiler.__file__).resolve().parent
-    assert {"threads.py", "spec.py"} <= {p.name for p in here.glob("*.py")}
+def test_the_cache_knows_the_sources_of_a_kernel():
+    """All that a kernel's module imports in this package is in its hash, and what it does not import is not."""
+    root = compiler.ROOT
+    names = {path.relative_to(root).as_posix() for path in compiler.sources_of(root / "conv" / "cpu_depthwise.py")}
+    assert {"conv/cpu_depthwise.py", "simd.py", "simd_shift.py", "threads.py", "compiler.py", "spec.py"} <= names
+    assert not {"conv/cpu_tiled.py", "pool/cpu_planes.py"} & names
+    assert all(path in compiler.sources_of(path) for path in root.rglob("*.py"))
+
+
+def test_the_cache_follows_the_sources(tmp_path):
+    source = tmp_path / "source.py"
+    source.write_text("a = 1")
+    before = compiler.sources_hash((source,))
+    source.write_text("a = 2")
+    compiler.sources_hash.cache_clear()
+    assert compiler.sources_hash((source,)) != before
+
+
+def test_whatever_a_kernel_can_call_is_in_its_hash():
+    for name, module in list(sys.modules.items()):
+        if "kernels" not in name.split(".") or ".cpu_" not in name:
+            continue
+        mine = compiler.sources_of(Path(module.__file__).resolve())
+        for value in vars(module).values():
+            home = sys.modules.get(
+                value.__name__ if type(value) is type(sys) else getattr(value, "__module__", None) or ""
+            )
+            if home is not None and ".kernels." in home.__name__:
+                assert Path(home.__file__).resolve() in mine, (name, value)
 
 
 def test_bad_thread_variable_is_named():

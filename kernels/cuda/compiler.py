@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compiler import sources_hash, user_cache_folder
+from ..compiler import ROOT, sources_hash, user_cache_folder
 
 if TYPE_CHECKING:
     from .kernel import CudaKernel
@@ -74,9 +74,17 @@ def _require() -> None:
         raise ModuleNotFoundError(f"CUDA kernels cannot be compiled: {missing()}")
 
 
+@cache
+def _stamp() -> str:
+    """Hash over all sources but those of CPU rows."""
+    return sources_hash(
+        tuple(path for path in sorted(ROOT.rglob("*.py")) if not path.name.startswith(("cpu_", "simd")))
+    )
+
+
 def _path(kernel: CudaKernel, architecture: str, suffix: str) -> Path:
     stamp = "-".join(versions().values())
-    return user_cache_folder() / f"cuda-{sources_hash()}" / f"{kernel.name}-{architecture}-{stamp}{suffix}"
+    return user_cache_folder() / "cuda" / _stamp() / f"{kernel.name}-{architecture}-{stamp}{suffix}"
 
 
 def _write(path: Path, content: bytes) -> None:
