@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -353,7 +354,9 @@ class _Entry:
         self.address = self._compiled.address
         if tuple_type not in _posts:
             signature = (types.uintp, *[types.int64] * 4, types.uintp, types.uintp, tuple_type)
-            _posts[tuple_type] = compiler.cached_njit(_post, signature)
+            post = FunctionType(_post.__code__, _post.__globals__, _post.__name__)
+            post.__module__ = body.__module__  # kept with its kernel, whose module defines the types
+            _posts[tuple_type] = compiler.cached_njit(post, signature)
         self.post = _posts[tuple_type]
 
 
