@@ -48,38 +48,39 @@ def _add_rows(context: Any, builder: Any, tile: Tile, value: Any, a: Any, starts
 
 
 @intrinsic(prefer_literal=True)
-def add_outer_groups(typingctx, tile, a, a_offset, a_stride, groups, b, b_offset):
-    """tile[i, j] + a[start + i] * b[b_offset + j]; the rows form ``groups`` groups whose starts are ``a_stride`` apart."""
-    width = tile.rows // _literal(groups)
+def add_outer_groups(typingctx, tile, a, a_offset, step, a_stride, groups, b, b_offset):
+    """tile[i, j] + a[start + i * step] * b[b_offset + j]; the rows form ``groups`` groups whose starts are ``a_stride``
+    apart."""
+    width, between = tile.rows // _literal(groups), _literal(step)
 
     def codegen(context, builder, signature, args):
-        value, av, start, step, _, bv, bo = args
+        value, av, start, _, apart, _, bv, bo = args
         starts = []
         for i in range(tile.rows):
             if i and i % width == 0:
-                start = builder.add(start, step)
-            starts.append(_moved(builder, start, i % width))
+                start = builder.add(start, apart)
+            starts.append(_moved(builder, start, i % width * between))
         return _add_rows(context, builder, tile, value, (a, av), starts, (b, bv), bo)
 
-    return tile(tile, a, types.int64, types.int64, groups, b, types.int64), codegen
+    return tile(tile, a, types.int64, step, types.int64, groups, b, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
-def add_outer_at(typingctx, tile, a, a_offset, shifts, first, width, b, b_offset):
-    """tile[i, j] + a[start + i % width] * b[b_offset + j], where start is a_offset + shifts[first + i // width]."""
-    together = _literal(width)
+def add_outer_at(typingctx, tile, a, a_offset, shifts, first, width, step, b, b_offset):
+    """tile[i, j] + a[start + i % width * step] * b[b_offset + j], where start is a_offset + shifts[first + i // width]."""
+    together, between = _literal(width), _literal(step)
 
     def codegen(context, builder, signature, args):
-        value, av, ao, sv, so, _, bv, bo = args
+        value, av, ao, sv, so, _, _, bv, bo = args
         starts, start = [], ao
         for i in range(tile.rows):
             if i % together == 0:
                 shift = builder.load(_address(context, builder, shifts, sv, _moved(builder, so, i // together)))
                 start = builder.add(ao, shift)
-            starts.append(_moved(builder, start, i % together))
+            starts.append(_moved(builder, start, i % together * between))
         return _add_rows(context, builder, tile, value, (a, av), starts, (b, bv), bo)
 
-    return tile(tile, a, types.int64, shifts, types.int64, width, b, types.int64), codegen
+    return tile(tile, a, types.int64, shifts, types.int64, width, step, b, types.int64), codegen
 
 
 def _transposed(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:

@@ -41,8 +41,10 @@ from .lattice import (
     Strip,
     class_tables,
     copy_strip,
+    dense_axis,
     forward_axis,
     gradient_axis,
+    lies_in_place,
     make_strip,
     most_taps,
     phase_table,
@@ -85,6 +87,7 @@ class _Layout(NamedTuple):
     results: int  # rows of results over all strips, at most
     parts: int  # of the result channels
     in_place: bool
+    down: int  # elements from the pixels of a row of results, in the strip, to those of the next
     image: int  # elements from one image of the source, or of the strip, to the next
     activation: int
 
@@ -97,12 +100,12 @@ class _Work(NamedTuple):
     tile: Tile
     lanes: int
     cost: float  # of a result, in the time of its products
+    across: int  # elements from pixel to pixel
     phases: np.ndarray
     classes: np.ndarray
     shifts: np.ndarray
-    places: (
-        np.ndarray
-    )  # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
+    # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
+    places: np.ndarray
 
     @property
     def block(self) -> int:
@@ -157,29 +160,36 @@ def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes:
 def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
 ) -> _Work:
+    # Single pixels are multiplied, so neighbours across need no sorting by phase; rows do, to copy only those that are used.
+    stride = spec.stride if axes[0].phases > 1 or axes[1].phases > 1 else (1, 1)
+    dense = (dense_axis(spec, 0), dense_axis(spec, 1)) if stride != (1, 1) else axes
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     widths = [c.results for c in axes[1].classes]
     plane_bytes = result[0] * result[1] * itemsize
     tile, cost = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
-    strip = make_strip(axes, inner * tile.groups, itemsize, STRIP_BYTES)
+    copied = (axes[0], dense[1])
+    strip = make_strip(copied, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
-    in_place = all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
+    in_place = lies_in_place(dense)
     if in_place:
-        strip = strip._replace(pitch=width, plane=height * width)
+        strip = strip._replace(used=(1, 1), first=(0, 0), pitch=width, plane=height * width)
+    down = (stride[0] if in_place else 1) * strip.pitch
     image = (spec.groups if in_place else 1) * inner * strip.planes * strip.plane
     jobs = -(-spec.n // tile.groups) * spec.groups * -(-axes[0].results // strip.results)
     blocks = -(-outer // (tile.columns * lanes))
     parts = max(1, min(blocks, -(-JOBS // max(jobs, 1))))
-    classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
+    classes, shifts, taps = class_tables(dense if in_place else copied, strip, spec.kernel[1])
+    if stride != (1, 1):
+        classes[:, [RESULTS_H, RESULTS_W]] = result
     layout = _Layout(
         spec.n, spec.groups, inner, outer, result, (axes[0].step, axes[1].step), axes[0].results,
-        parts, in_place, image, activation,
+        parts, in_place, down, image, activation,
     )  # fmt: skip
     places = np.full((3, math.prod(spec.kernel)), -1, np.int64)
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), classes, shifts, places)
+    return _Work(layout, strip, tile, lanes, cost, stride[1], phase_table(copied), classes, shifts, places)
 
 
 @lru_cache(maxsize=1024)
@@ -223,8 +233,8 @@ def _pack(job, worker, w, bias, columns, inner, outer, strides, places, scratch,
                         store_tile(packed, (at * columns + column) * lanes, 0, load_tile(mine, t * lanes, 0, 1, 1))
 
 
-def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKernel:
-    """The kernel for one tile and one step (0: any) between the results of a class."""
+def _tile_kernel(images: int, width: int, columns: int, step: int, across: int) -> ParallelKernel:
+    """The kernel for one tile, one step (0: any) between the results of a class, and one between their pixels."""
     rows = images * width
 
     def body(job, worker, source, packed, biases, layout, strip, phases, classes, shifts, scratch, result):
@@ -239,7 +249,7 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
         source_image = layout.inner * strip.source[0] * strip.source[1]
         begin = (n * layout.groups + group) * source_image
         if layout.in_place:
-            pixels, origin = source, begin + p0 * strip.pitch
+            pixels, origin = source, begin + p0 * layout.down
         else:
             pixels, origin = scratch[worker], 0
             for image in range(images):
@@ -259,14 +269,15 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
                     row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
                     for ideal in range(0, results_w, width):
                         q = min(ideal, results_w - width)  # the last tile overlaps the one before
-                        here = origin + (p - p0) * strip.pitch + q
+                        here = origin + (p - p0) * layout.down + q * across
                         tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
                         weight = weights
                         for channel in range(layout.inner):
                             base = here + channel * plane
                             for t in range(first_tap, first_tap + taps):
-                                start = base + shifts[t]
-                                tile = add_outer_groups(tile, pixels, start, layout.image, images, packed, weight)
+                                tile = add_outer_groups(
+                                    tile, pixels, base + shifts[t], across, layout.image, images, packed, weight
+                                )
                                 weight += block
                         if layout.activation:
                             tile = relu_tile(tile)
@@ -278,7 +289,7 @@ def _tile_kernel(images: int, width: int, columns: int, step: int) -> ParallelKe
                         else:
                             store_transposed(result, to, between, size, apart, images, tile, channels, width)
 
-    body.__name__ = f"_channels_{images}x{width}x{columns}_{step}"
+    body.__name__ = f"_channels_{images}x{width}x{columns}_{step}_{across}"
     return parallel(body)
 
 
@@ -298,7 +309,7 @@ def _run(
         biases, packed, limit=scratch.shape[0],
     )  # fmt: skip
     tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
-    kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0)
+    kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0, work.across)
     kernel(work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0])
 
 

@@ -31,7 +31,7 @@ from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_at, load_transposed
 from ..variant import Problem, cpu_only
 from . import cpu_tiled_weight
-from .lattice import Axis, AxisClass, Strip, Tap, class_tables, copy_strip, make_strip, phase_table
+from .lattice import Strip, class_tables, copy_strip, dense_axis, lies_in_place, make_strip, phase_table
 
 STRIP_BYTES = 384 * 1024  # of inputs and gradients at a time
 SUM_BYTES = 320 * 1024  # of sums in a job
@@ -127,19 +127,12 @@ def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, fl
     return best, cost(best)
 
 
-def _dense_axis(spec: ConvSpec, axis: int) -> Axis:
-    """The taps over every pixel, whatever the stride: the kernel steps over those between the results."""
-    shifts = (r * spec.dilation[axis] - spec.padding[axis][0] for r in range(spec.kernel[axis]))
-    taps = tuple(Tap(r, 0, shift) for r, shift in enumerate(shifts))
-    return Axis(spec.size[axis], 1, 1, (AxisClass(0, (spec.out[axis] - 1) * spec.stride[axis] + 1, taps),))
-
-
 @lru_cache(maxsize=1024)
 def _work(spec: ConvSpec, itemsize: int) -> _Work:
-    axes = (_dense_axis(spec, 0), _dense_axis(spec, 1))
+    axes = (dense_axis(spec, 0), dense_axis(spec, 1))
     cg, kg, (r, s) = spec.c // spec.groups, spec.k // spec.groups, spec.kernel
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    width = s if spec.dilation[1] == 1 and s in WIDTHS else 1
+    width = s if s in WIDTHS else 1
     tile, cost = _choose_tile(kg, cg * r * s // width, width, lanes)
     k_tile = tile.columns * lanes
     k_block = min(-(-kg // k_tile), max(1, FILTERS // k_tile)) * k_tile
@@ -149,7 +142,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     gradients = -(-k_block // (spec.stride[0] * spec.stride[1]))  # channels, were they as dense as the pixels
     strip = make_strip(axes, c_block + gradients, itemsize, STRIP_BYTES)
     whole_blocks = cg % c_block == 0  # a tile may read the block's last channels though none is there
-    in_place = whole_blocks and all(a.first == 0 and a.span + a.results <= a.size for a in axes)
+    in_place = whole_blocks and lies_in_place(axes)
     if in_place:
         strip = strip._replace(pitch=spec.size[1], plane=spec.size[0] * spec.size[1])
     rows = (strip.results - 1) // spec.stride[0] + 1
@@ -189,8 +182,8 @@ def transpose_gradients(gy, begin, plane, filters, pixels, images, apart, block,
             at += pixels * block
 
 
-def _tile_kernel(groups: int, width: int, columns: int) -> ParallelKernel:
-    """The kernel for one tile."""
+def _tile_kernel(groups: int, width: int, columns: int, dilation: int) -> ParallelKernel:
+    """The kernel for one tile whose neighbouring taps lie ``dilation`` pixels apart."""
     rows = groups * width
 
     def body(job, worker, x, gy, layout, strip, phases, shifts, pixels, scratch, gw):
@@ -240,7 +233,7 @@ def _tile_kernel(groups: int, width: int, columns: int) -> ParallelKernel:
                     b = gradients + turn * images * here * block
                     for i in range(images * here):
                         a = origin + pixels[i]
-                        tile = add_outer_at(tile, source, a, shifts, pair // width, width, mine, b)
+                        tile = add_outer_at(tile, source, a, shifts, pair // width, width, dilation, mine, b)
                         b += block
                     store_tile(mine, at, block, tile)
 
@@ -254,7 +247,7 @@ def _tile_kernel(groups: int, width: int, columns: int) -> ParallelKernel:
                 start = to + k * filter_size + pair
                 store_tile_part(gw, start, filter_size, tile, filters - k, wanted - pair)
 
-    body.__name__ = f"_channels_weight_{groups}x{width}x{columns}"
+    body.__name__ = f"_channels_weight_{groups}x{width}x{columns}_{dilation}"
     return parallel(body)
 
 
@@ -268,7 +261,8 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
     partial = room[: work.partial] if work.partial else out.reshape(-1)
     scratch = thread_rows(room[work.partial :], work.scratch)
     tables = (work.layout, work.strip, work.phases, work.shifts, work.pixels, scratch, partial)
-    _kernel(*work.tile)(work.jobs, x.reshape(-1), gy.reshape(-1), *tables, limit=scratch.shape[0])
+    kernel = _kernel(*work.tile, spec.dilation[1] if work.tile.width > 1 else 1)
+    kernel(work.jobs, x.reshape(-1), gy.reshape(-1), *tables, limit=scratch.shape[0])
     if work.partial:
         add_parts(partial.reshape(work.layout.parts, -1), out.reshape(-1))
 

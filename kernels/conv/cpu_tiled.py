@@ -4,7 +4,10 @@ In a strip of the source (see lattice.py) a tile of ROWS result channels x COLUM
 products over channels and taps: packed weights times shifted pixels. A tile stays in registers from the first product to
 the last. One job is a strip of one image and one group.
 
-Scratch: the packed weights, shared; then a strip and a block of results for each thread.
+The weights of a tile's rows are read one by one where they lie: packing them gained nothing (Zen 5). Only for the input
+gradient, whose weights of a result lie far apart, are they gathered first, where enough results use them.
+
+Scratch: the gathered weights, shared; then a strip and a block of results for each thread.
 
 Source of the tile: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 """
@@ -22,7 +25,7 @@ from .. import host, simd
 from ..rows import SLACK, finish_row, zero_row
 from ..simd import (
     add_bias,
-    add_outer,
+    add_outer_rows,
     lanes_of,
     relu_tile,
     store_tile,
@@ -33,6 +36,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem
 from .lattice import (
+    CLASS_FIELDS,
     FIRST_TAP,
     RESULTS_H,
     RESULTS_W,
@@ -58,7 +62,11 @@ TILES = (
     if simd.REGISTERS == 32
     else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8))
 )
+GATHERING = 512  # uses of a weight that pay for gathering it (it saves 12% on 128 channels and 28x28 results, Zen 5)
 WRITING = 3, 12  # products in whose time a vector of results is written: straight, or by way of scratch
+
+
+WEIGHTS, INNER = CLASS_FIELDS, CLASS_FIELDS + 1  # of a class: its first weight, from a summed channel to the next
 
 
 class _Layout(NamedTuple):
@@ -76,6 +84,8 @@ class _Layout(NamedTuple):
     length: int  # of a run in whole tiles
     overhang: int  # elements behind the strip that its last tile reads and drops
     plain: bool  # the results of a run lie in the output as they lie in the strip
+    group_weights: int  # elements from a group's weights to the next group's
+    filter: int  # and from those of a produced channel to the next one's
     activation: int
 
 
@@ -87,19 +97,11 @@ class _Work(NamedTuple):
     tile: Pair
     cost: float  # of a result, in the time of its products
     phases: np.ndarray
-    classes: np.ndarray
+    classes: np.ndarray  # with WEIGHTS and INNER
     shifts: np.ndarray
-    taps: np.ndarray
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of result channels, over all groups."""
-        return self.layout.groups * -(-self.layout.outer // self.tile[0])
-
-    @property
-    def packed(self) -> int:
-        """Elements of the packed weights."""
-        return self.blocks * self.layout.inner * len(self.taps) * self.tile[0]
+    taps: np.ndarray  # numbers in the kernel
+    places: np.ndarray  # of the taps' weights behind the first of a class and channel
+    gathered: int  # elements of the gathered weights; 0: they are read where they lie
 
     @property
     def scratch(self) -> int:
@@ -127,13 +129,15 @@ def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[
         few = max(1, 8 / (rows * columns))  # four cycles from a sum to the next
         return sums * (few + 1 / rows + 0.1 / columns + WRITING[not way.plain] / terms)
 
-    tile, way = min(product(TILES, ways), key=cost)
+    tiles = [tile for tile in TILES if tile[0] <= outer]  # the last tile overlaps the one before
+    tile, way = min(product(tiles, ways), key=cost)
     return tile, way, cost((tile, way))
 
 
 def _work(
-    spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, activation: int, itemsize: int
-) -> _Work:
+    spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, weights: Pair, inner_step: int,
+    activation: int, itemsize: int,
+) -> _Work:  # fmt: skip
     strip = make_strip(axes, inner, itemsize, STRIP_BYTES)
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     step = (axes[0].step, axes[1].step)
@@ -146,49 +150,57 @@ def _work(
     overhang = max(0, axes[1].span + (way.runs - 1) * strip.pitch + length - strip.results * strip.pitch)
     layout = _Layout(
         spec.n, spec.groups, inner, outer, result, step, axes[0].results, way.runs, way.run, length, overhang,
-        way.plain, activation,
+        way.plain, *weights, activation,
     )  # fmt: skip
     cost /= outer * strip.results * axes[1].results
-    return _Work(layout, strip, tile, cost, phase_table(axes), *class_tables(axes, strip, spec.kernel[1]))
+    classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
+    classes = np.pad(classes, ((0, 0), (0, 2)))  # WEIGHTS is 0
+    classes[:, INNER] = inner_step
+    return _Work(layout, strip, tile, cost, phase_table(axes), classes, shifts, taps, taps, 0)
 
 
 @lru_cache(maxsize=1024)
 def forward_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (forward_axis(spec, 0), forward_axis(spec, 1))
-    return _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
+    inner, outer, size = spec.c // spec.groups, spec.k // spec.groups, math.prod(spec.kernel)
+    weights = (outer * inner * size, inner * size)
+    return _work(spec, axes, inner, outer, spec.out, weights, size, spec.activation, itemsize)
 
 
 @lru_cache(maxsize=1024)
 def gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
     axes = (gradient_axis(spec, 0), gradient_axis(spec, 1))
-    return _work(spec, axes, spec.k // spec.groups, spec.c // spec.groups, spec.size, 0, itemsize)
+    inner, outer, size = spec.k // spec.groups, spec.c // spec.groups, math.prod(spec.kernel)
+    work = _work(spec, axes, inner, outer, spec.size, (inner * outer * size, size), outer * size, 0, itemsize)
+    if spec.n * spec.out[0] * spec.out[1] < GATHERING:
+        return work
+    classes, terms = work.classes.copy(), inner * len(work.taps)
+    classes[:, WEIGHTS], classes[:, INNER] = classes[:, FIRST_TAP] * inner, classes[:, TAPS]
+    places = np.arange(len(work.taps)) - np.repeat(classes[:, FIRST_TAP], classes[:, TAPS])
+    layout = work.layout._replace(group_weights=outer * terms, filter=terms)
+    return work._replace(layout=layout, classes=classes, places=places, gathered=spec.groups * outer * terms)
 
 
 @parallel
-def _pack(job, worker, w, rows, inner, outer, group_stride, inner_stride, outer_stride, classes, taps, packed):
-    # packed (class, group * block, inner, taps of the class, rows); a job packs one block of result channels,
-    # missing ones as zeros. w is flat; the strides say where its groups, summed and produced channels lie.
-    blocks = (outer + rows - 1) // rows
-    group, block = job // blocks, job % blocks
-    all_blocks = packed.size // (inner * taps.size * rows)
+def _gather(job, worker, w, inner, outer, filter_size, classes, taps, gathered):
+    # w (groups * inner, outer, R * S) to gathered (groups * outer, class, inner, taps of the class), flat; a job is one
+    # group's produced channel.
+    group, o = job // outer, job % outer
+    to = job * inner * taps.size
     for index in range(classes.shape[0]):
         first, count = classes[index, FIRST_TAP], classes[index, TAPS]
-        to = (first * all_blocks + job * count) * inner * rows
-        for i in range(inner):
+        come = (group * inner * outer + o) * filter_size
+        for _ in range(inner):
             for t in range(first, first + count):
-                for row in range(rows):
-                    o = block * rows + row
-                    if o < outer:
-                        packed[to + row] = w[group * group_stride + o * outer_stride + i * inner_stride + taps[t]]
-                    else:
-                        packed[to + row] = 0
-                to += rows
+                gathered[to] = w[come + taps[t]]
+                to += 1
+            come += outer * filter_size
 
 
 def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
     """The kernel for one tile size."""
 
-    def body(job, worker, source, packed, bias, layout, strip, phases, classes, shifts, scratch, result):
+    def body(job, worker, source, w, places, bias, layout, strip, phases, classes, shifts, scratch, result):
         # source (N, groups * inner, H, W) flat; scratch (threads, …); result (N, groups * outer, …) flat
         strips = (layout.results + strip.results - 1) // strip.results
         n, group, p0 = job // (strips * layout.groups), job // strips % layout.groups, job % strips * strip.results
@@ -206,34 +218,35 @@ def _tile_kernel(rows: int, columns: int) -> ParallelKernel:
             results_w, first_tap, taps = classes[index, RESULTS_W], classes[index, FIRST_TAP], classes[index, TAPS]
             p1 = min(p0 + strip.results, classes[index, RESULTS_H])
             for block in range(blocks):
-                weights = first_tap * layout.groups * blocks + (group * blocks + block) * taps
-                weights *= layout.inner * rows
+                o = min(block * rows, layout.outer - rows)
+                filters = group * layout.group_weights + o * layout.filter + classes[index, WEIGHTS]
                 vectors = layout.length // (columns * lanes_of(result))
                 for turn in range((p1 - p0 if layout.runs > 1 else 1) * vectors):
                     run, first = turn // vectors, turn % vectors * columns * lanes_of(result)
                     tile = zero_tile(result, rows, columns)
-                    weight = weights
+                    weight = filters
                     for channel in range(layout.inner):
                         base = channel * channel_planes + run * strip.pitch + first
                         for t in range(first_tap, first_tap + taps):
-                            tile = add_outer(tile, packed, weight, mine, base + shifts[t])
-                            weight += rows
+                            a, b = weight + places[t], base + shifts[t]
+                            tile = add_outer_rows(tile, w, a, layout.filter, mine, b)
+                        weight += classes[index, INNER]
                     if layout.plain:
                         if bias.size:
-                            tile = add_bias(tile, bias, group * layout.outer + block * rows)
+                            tile = add_bias(tile, bias, group * layout.outer + o)
                         if layout.activation:
                             tile = relu_tile(tile)
                         size = layout.result[0] * layout.result[1]
-                        to = (image * layout.outer + block * rows) * size + (p0 + run) * layout.result[1] + first
+                        to = (image * layout.outer + o) * size + (p0 + run) * layout.result[1] + first
                         pixels = (layout.run if layout.runs > 1 else (p1 - p0) * layout.result[1]) - first
-                        store_tile_part(result, to, size, tile, layout.outer - block * rows, pixels)
+                        store_tile_part(result, to, size, tile, rows, pixels)
                     else:
                         store_tile(mine, sums + first, layout.length, tile)
                 if layout.plain:
                     continue
-                for row in range(min(rows, layout.outer - block * rows)):
-                    add = bias[group * layout.outer + block * rows + row] if bias.size else result.dtype.type(0)
-                    target = (image * layout.outer + block * rows + row) * layout.result[0] * layout.result[1]
+                for row in range(rows):
+                    add = bias[group * layout.outer + o + row] if bias.size else result.dtype.type(0)
+                    target = (image * layout.outer + o + row) * layout.result[0] * layout.result[1]
                     for p in range(p0, p1):
                         to = target + (start_h + p * layout.step[0]) * layout.result[1]
                         come = sums + row * layout.length + (p - p0) * strip.pitch
@@ -255,41 +268,39 @@ _KERNELS = {tile: _tile_kernel(*tile) for tile in TILES}
 
 
 def _run(
-    work: _Work, source: np.ndarray, w: np.ndarray, bias: np.ndarray, strides: tuple[int, int, int],
-    workspace: np.ndarray, out: np.ndarray,
-) -> None:  # fmt: skip
+    work: _Work, source: np.ndarray, w: np.ndarray, bias: np.ndarray, workspace: np.ndarray, out: np.ndarray
+) -> None:
     layout = work.layout
     room = workspace.view(out.dtype)
-    packed = room[: work.packed]
-    scratch = thread_rows(room[work.packed :], work.scratch)
-    _pack(
-        work.blocks, w.reshape(-1), work.tile[0], layout.inner, layout.outer, *strides, work.classes, work.taps, packed
-    )
+    gathered, filters = room[: work.gathered], w.reshape(-1)
+    scratch = thread_rows(room[work.gathered :], work.scratch)
+    if work.gathered:
+        size = w.shape[2] * w.shape[3]
+        _gather(
+            layout.groups * layout.outer, filters, layout.inner, layout.outer, size, work.classes, work.taps, gathered
+        )
+        filters = gathered
     jobs = layout.n * layout.groups * -(-layout.results // work.strip.results)
     tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
     kernel = _KERNELS[work.tile]
-    kernel(jobs, source.reshape(-1), packed, bias, layout, work.strip, *tables, limit=scratch.shape[0])
+    kernel(jobs, source.reshape(-1), filters, work.places, bias, layout, work.strip, *tables, limit=scratch.shape[0])
 
 
 def forward(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray
 ) -> None:
     """y[n, k] = bias[k] + sum over c, r, s of w[k, c, r, s] times x[n, c] shifted."""
-    taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
-    strides = (spec.k // spec.groups * filter_size, taps, filter_size)
-    _run(forward_work(spec, x.itemsize), x, w, bias, strides, workspace, out)
+    _run(forward_work(spec, x.itemsize), x, w, bias, workspace, out)
 
 
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """gx[n, c] = sum over k, r, s of w[k, c, r, s] times gy[n, k] shifted the other way."""
-    taps, filter_size = spec.kernel[0] * spec.kernel[1], math.prod(spec.w_shape[1:])
-    strides = (spec.k // spec.groups * filter_size, filter_size, taps)
-    _run(gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), strides, workspace, out)
+    _run(gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), workspace, out)
 
 
 def workspace_bytes(problem: Problem) -> int:
-    """The packed weights, and a strip with its results for each thread."""
+    """The gathered weights, and a strip with its results for each thread."""
     itemsize = 8 if problem.dtype == "float64" else 4
     work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
-    elements = work.packed + num_threads() * work.scratch
+    elements = work.gathered + num_threads() * work.scratch
     return -(-elements * itemsize // 8) * 8

@@ -90,6 +90,18 @@ def gradient_axis(spec: ConvSpec, axis: int) -> Axis:
     return Axis(spec.out[axis], 1, stride, tuple(classes))
 
 
+def dense_axis(spec: ConvSpec, axis: int) -> Axis:
+    """The taps over every pixel, whatever the stride: for kernels that step over those between the results."""
+    shifts = (r * spec.dilation[axis] - spec.padding[axis][0] for r in range(spec.kernel[axis]))
+    taps = tuple(Tap(r, 0, shift) for r, shift in enumerate(shifts))
+    return Axis(spec.size[axis], 1, 1, (AxisClass(0, (spec.out[axis] - 1) * spec.stride[axis] + 1, taps),))
+
+
+def lies_in_place(axes: tuple[Axis, Axis]) -> bool:
+    """Whether all taps of all results meet pixels of the source as it lies, so that it needs no copy."""
+    return all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
+
+
 class Strip(NamedTuple):
     """Plain numbers that a kernel needs to copy a strip and to find its way in it."""
 
