@@ -288,6 +288,10 @@ CONVS = (
     _conv("blocks-3x3-many-channels", 2, 33, (7, 7), 130, 3, 1, 1),
     _conv("blocks-5x5", 2, 16, (9, 14), 19, 5, 1, 2),
     _conv("blocks-5x5-many-channels", 1, 70, (5, 6), 67, 5, 1, 2),
+    # enough images for vectors of them
+    _conv("images-17", 17, 2, (5, 6), 3, 3, 1, 1),
+    _conv("images-9-stride-2", 9, 3, (7, 8), 5, (3, 2), 2, ((1, 0), (0, 2))),
+    _conv("images-33-groups", 33, 4, (4, 5), 6, 2, 1, 1, (2, 1), 2),
     # around the SIMD widths, and with every remainder of a block of output channels
     *(_conv(f"width-{width}", 1, 2, (3, width), 3, 3, 1, 1) for width in (5, 7, 8, 9, 15, 16, 17, 31, 33)),
     *(_conv(f"channels-{k}", 1, 3, (3, 9), k, 3, 1, 1) for k in range(1, 8)),

@@ -28,6 +28,7 @@ from .simd import (
     _moved,
     _prefetch,
     _splat,
+    _store,
 )  # fmt: skip
 
 AHEAD = 6  # vectors that a transposing load fetches ahead of its many short runs, which hardware does not foresee
@@ -81,6 +82,64 @@ def add_outer_at(typingctx, tile, a, a_offset, shifts, first, width, step, b, b_
         return _add_rows(context, builder, tile, value, (a, av), starts, (b, bv), bo)
 
     return tile(tile, a, types.int64, shifts, types.int64, width, step, b, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_outer_pixels(typingctx, tile, a, a_offset, a_stride, b, b_offset, step):
+    """tile[i, j] + a[a_offset + i * a_stride] * b[b_offset + j * step * lanes …]: the columns are whole vectors."""
+    between = _literal(step)
+
+    def codegen(context, builder, signature, args):
+        value, av, ao, apart, bv, bo, _ = args
+        places = (_moved(builder, bo, j * between * tile.lanes) for j in range(tile.columns))
+        columns = [_load(builder, _address(context, builder, b, bv, place), tile) for place in places]
+        for i in range(tile.rows):
+            row = _splat(builder, builder.load(_address(context, builder, a, av, ao)), tile.lanes)
+            ao = builder.add(ao, apart)
+            for j, column in enumerate(columns):
+                n = i * tile.columns + j
+                value = builder.insert_value(value, _fma(builder, row, column, builder.extract_value(value, n)), n)
+        return value
+
+    return tile(tile, a, types.int64, types.int64, b, types.int64, step), codegen
+
+
+@intrinsic
+def store_pixels(typingctx, y, offset, stride, step, tile):
+    """y[offset + i * stride + j * step …] = vector [i, j] of the tile."""
+
+    def codegen(context, builder, signature, args):
+        yv, start, apart, between, value = args
+        for i in range(tile.rows):
+            place = start
+            for j in range(tile.columns):
+                _store(
+                    builder,
+                    builder.extract_value(value, i * tile.columns + j),
+                    _address(context, builder, y, yv, place),
+                    tile,
+                )
+                place = builder.add(place, between)
+            start = builder.add(start, apart)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.int64, types.int64, tile), codegen
+
+
+@intrinsic
+def load_square(typingctx, x, offset):
+    """As many vectors as a vector has lanes, one behind the other."""
+    kind = Tile(x.dtype, VECTOR_BITS // x.dtype.bitwidth, 1)
+
+    def codegen(context, builder, signature, args):
+        xv, start = args
+        value = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        for i in range(kind.rows):
+            address = _address(context, builder, x, xv, _moved(builder, start, i * kind.lanes))
+            value = builder.insert_value(value, _load(builder, address, kind), i)
+        return value
+
+    return kind(x, types.int64), codegen
 
 
 def _transposed(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:

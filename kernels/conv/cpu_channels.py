@@ -5,8 +5,8 @@ channels: a sum of outer products, single pixels of the source times packed vect
 lane is wasted on the ends of rows, so this suits small and odd planes with many result channels; the last tile of a row
 overlaps the one before. Results are transposed in registers when they are written.
 
-Pixels are read from a strip (see lattice.py), or in place where there is neither padding nor stride. One job is a strip
-of some images and one group, for some blocks of result channels.
+Pixels are read from a strip (see lattice.py), or in place where nothing is padded across. Taps that meet rows of padding
+are left out. One job is a strip of some images and one group, for some blocks of result channels.
 
 Scratch: the packed weights and biases, shared; then a strip for each thread.
 
@@ -44,10 +44,11 @@ from .lattice import (
     dense_axis,
     forward_axis,
     gradient_axis,
-    lies_in_place,
+    is_inside,
     make_strip,
     most_taps,
     phase_table,
+    tap_ranges,
 )  # fmt: skip
 
 WRITING = 10  # products in whose time a vector of results is written
@@ -103,6 +104,7 @@ class _Work(NamedTuple):
     across: int  # elements from pixel to pixel
     phases: np.ndarray
     classes: np.ndarray
+    ranges: np.ndarray  # of the taps that meet the source
     shifts: np.ndarray
     # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
     places: np.ndarray
@@ -170,9 +172,9 @@ def _work(
     copied = (axes[0], dense[1])
     strip = make_strip(copied, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
-    in_place = lies_in_place(dense)
+    in_place = is_inside(dense[1])
     if in_place:
-        strip = strip._replace(used=(1, 1), first=(0, 0), pitch=width, plane=height * width)
+        strip = strip._replace(used=(1, 1), first=(dense[0].first, 0), pitch=width, plane=height * width)
     down = (stride[0] if in_place else 1) * strip.pitch
     image = (spec.groups if in_place else 1) * inner * strip.planes * strip.plane
     jobs = -(-spec.n // tile.groups) * spec.groups * -(-axes[0].results // strip.results)
@@ -189,7 +191,8 @@ def _work(
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    return _Work(layout, strip, tile, lanes, cost, stride[1], phase_table(copied), classes, shifts, places)
+    tables = (phase_table(copied), classes, tap_ranges(axes), shifts, places)
+    return _Work(layout, strip, tile, lanes, cost, stride[1], *tables)
 
 
 @lru_cache(maxsize=1024)
@@ -237,7 +240,7 @@ def _tile_kernel(images: int, width: int, columns: int, step: int, across: int) 
     """The kernel for one tile, one step (0: any) between the results of a class, and one between their pixels."""
     rows = images * width
 
-    def body(job, worker, source, packed, biases, layout, strip, phases, classes, shifts, scratch, result):
+    def body(job, worker, source, packed, biases, layout, strip, phases, classes, ranges, shifts, scratch, result):
         # source (N, groups * inner, H, W) flat; scratch (threads, …); result (N, groups * outer, …) flat
         block = columns * lanes_of(result)
         blocks = (layout.outer + block - 1) // block
@@ -249,7 +252,7 @@ def _tile_kernel(images: int, width: int, columns: int, step: int, across: int) 
         source_image = layout.inner * strip.source[0] * strip.source[1]
         begin = (n * layout.groups + group) * source_image
         if layout.in_place:
-            pixels, origin = source, begin + p0 * layout.down
+            pixels, origin = source, begin + p0 * layout.down + strip.first[0] * strip.pitch
         else:
             pixels, origin = scratch[worker], 0
             for image in range(images):
@@ -266,19 +269,21 @@ def _tile_kernel(images: int, width: int, columns: int, step: int, across: int) 
                 weights = (first_tap * layout.groups * blocks + (group * blocks + b) * taps) * layout.inner * block
                 results_w = classes[index, RESULTS_W]
                 for p in range(p0, min(p0 + strip.results, classes[index, RESULTS_H])):
+                    t0, t1 = ranges[index, p, 0], ranges[index, p, 1]
                     row = target + (classes[index, START_H] + p * layout.step[0]) * layout.result[1]
                     for ideal in range(0, results_w, width):
                         q = min(ideal, results_w - width)  # the last tile overlaps the one before
                         here = origin + (p - p0) * layout.down + q * across
                         tile = load_tile(biases, (group * blocks + b) * block, 0, rows, columns)
-                        weight = weights
+                        weight = weights + t0 * block
                         for channel in range(layout.inner):
                             base = here + channel * plane
-                            for t in range(first_tap, first_tap + taps):
+                            for t in range(first_tap + t0, first_tap + t1):
                                 tile = add_outer_groups(
                                     tile, pixels, base + shifts[t], across, layout.image, images, packed, weight
                                 )
                                 weight += block
+                            weight += (taps - t1 + t0) * block
                         if layout.activation:
                             tile = relu_tile(tile)
                         to, between = row + classes[index, START_W] + q * layout.step[1], layout.step[1]
@@ -308,7 +313,7 @@ def _run(
         work.blocks, w.reshape(-1), bias, work.tile.columns, inner, layout.outer, strides, work.places, scratch,
         biases, packed, limit=scratch.shape[0],
     )  # fmt: skip
-    tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
+    tables = (work.phases, work.classes, work.ranges, work.shifts, scratch, out.reshape(-1))
     kernel = _kernel(*work.tile, layout.step[1] if layout.step[1] < 3 else 0, work.across)
     kernel(work.jobs, source.reshape(-1), packed, biases, layout, work.strip, *tables, limit=scratch.shape[0])
 

@@ -31,7 +31,7 @@ from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_at, load_transposed
 from ..variant import Problem, cpu_only
 from . import cpu_tiled_weight
-from .lattice import Strip, class_tables, copy_strip, dense_axis, lies_in_place, make_strip, phase_table
+from .lattice import Strip, class_tables, copy_strip, dense_axis, is_inside, make_strip, phase_table
 
 STRIP_BYTES = 384 * 1024  # of inputs and gradients at a time
 SUM_BYTES = 320 * 1024  # of sums in a job
@@ -142,7 +142,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     gradients = -(-k_block // (spec.stride[0] * spec.stride[1]))  # channels, were they as dense as the pixels
     strip = make_strip(axes, c_block + gradients, itemsize, STRIP_BYTES)
     whole_blocks = cg % c_block == 0  # a tile may read the block's last channels though none is there
-    in_place = whole_blocks and lies_in_place(axes)
+    in_place = whole_blocks and all(map(is_inside, axes))
     if in_place:
         strip = strip._replace(pitch=spec.size[1], plane=spec.size[0] * spec.size[1])
     rows = (strip.results - 1) // spec.stride[0] + 1

@@ -97,9 +97,9 @@ def dense_axis(spec: ConvSpec, axis: int) -> Axis:
     return Axis(spec.size[axis], 1, 1, (AxisClass(0, (spec.out[axis] - 1) * spec.stride[axis] + 1, taps),))
 
 
-def lies_in_place(axes: tuple[Axis, Axis]) -> bool:
-    """Whether all taps of all results meet pixels of the source as it lies, so that it needs no copy."""
-    return all(axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size for axis in axes)
+def is_inside(axis: Axis) -> bool:
+    """Whether all taps of all results meet pixels of the source as it lies."""
+    return axis.phases == 1 and axis.first == 0 and axis.span + axis.results <= axis.size
 
 
 class Strip(NamedTuple):
@@ -165,6 +165,22 @@ def class_tables(axes: tuple[Axis, Axis], strip: Strip, kernel_width: int) -> tu
             numbers.append(down.number * kernel_width + across.number)
     as_table = np.array(classes, np.int64).reshape(-1, CLASS_FIELDS)
     return as_table, np.array(shifts, np.int64), np.array(numbers, np.int64)
+
+
+def tap_ranges(axes: tuple[Axis, Axis]) -> np.ndarray:
+    """Of every class's taps, those that meet rows of the source: (classes, rows of results, first and end)."""
+    vertical, horizontal = axes
+    ranges = np.zeros((len(vertical.classes) * len(horizontal.classes), vertical.results, 2), np.int64)
+    for number, (v, h) in enumerate(product(vertical.classes, horizontal.classes)):
+        rows = np.arange(vertical.results)[:, None] + [tap.shift for tap in v.taps]
+        source_rows = rows * vertical.phases + [tap.phase for tap in v.taps]
+        met = (source_rows >= 0) & (
+            source_rows < vertical.size
+        )  # neighbours among the taps, whose rows follow each other
+        first = np.where(met.any(axis=1), met.argmax(axis=1), 0) if v.taps else 0
+        ranges[number, :, 0] = first * len(h.taps)
+        ranges[number, :, 1] = (first + met.sum(axis=1)) * len(h.taps)
+    return ranges
 
 
 @helper
