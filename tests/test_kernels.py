@@ -42,10 +42,10 @@ def row_id(row: Variant) -> str:
 def run(
     operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
 ) -> bool:
-    """Run a row unless it refuses; out is poisoned first, so that what is not written shows."""
+    """Run a row unless it cannot; out is poisoned first, so that what is not written shows."""
     precision = "tf32" if row.accuracy == "tf32" else "default"
     problem = Problem(operation, row.direction, row.device, dtype, precision, spec)
-    if row.refuses(problem):
+    if (reason := row.refuses(problem)) and not reason.startswith("expected at"):  # slower than another row
         return False
     for array in out:
         array.fill(np.nan if array.dtype.kind == "f" else -1)
@@ -474,10 +474,10 @@ def test_every_tile_size(row, tile, straight, monkeypatch):
     def choose(outer, ways, terms, lanes):
         wanted = cpu_tiled.TILES[tile % len(cpu_tiled.TILES)]
         assert wanted[0] <= outer
-        return wanted, ways[-1 if straight else 0], 1.0
+        return wanted, ways[-1 if straight else 0]
 
     def choose_weight(rows, columns):
-        return cpu_tiled_weight.TILES[tile % len(cpu_tiled_weight.TILES)], 1.0
+        return cpu_tiled_weight.TILES[tile % len(cpu_tiled_weight.TILES)]
 
     caches = (cpu_tiled.forward_work, cpu_tiled.gradient_work, cpu_tiled_weight.weight_work)
     monkeypatch.setattr(cpu_tiled, "_choose_tile", choose)

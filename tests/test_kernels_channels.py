@@ -85,7 +85,7 @@ def test_tiny_blocks(row, monkeypatch):
 def test_every_kind_of_tile(row, tile, monkeypatch):
     def choose(n, outer, widths, *rest):
         images, width, columns = tile
-        return cpu_channels.Tile(min(images, n), min(width, *widths), columns), 1.0
+        return cpu_channels.Tile(min(images, n), min(width, *widths), columns)
 
     monkeypatch.setattr(cpu_channels, "_choose_tile", choose)
     for spec in MANY:
@@ -95,7 +95,7 @@ def test_every_kind_of_tile(row, tile, monkeypatch):
 @pytest.mark.parametrize("tile", [(1, 1), (3, 1), (2, 2), (1, 3)])
 def test_every_kind_of_weight_tile(tile, monkeypatch):
     def choose(kg, groups, width, lanes):
-        return cpu_channels_weight.Tile(tile[0], width, tile[1]), 1.0
+        return cpu_channels_weight.Tile(tile[0], width, tile[1])
 
     monkeypatch.setattr(cpu_channels_weight, "_choose_tile", choose)
     for spec in MANY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..cuda import row as cuda_row
@@ -9,6 +10,7 @@ from ..cuda import tf32_only
 from ..cuda.tiles import channel_parts, product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import (
+    costs,
     cpu_channels,
     cpu_channels_weight,
     cpu_depthwise,
@@ -42,9 +44,9 @@ def _cuda_channel_sums(problem: Problem) -> int:
 
 
 def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
-    """The row of a module that has refuses, workspace_bytes and a function of the direction's name."""
-    run = getattr(module, direction)
-    return Variant(name, direction, "cpu", module.refuses, run, module.workspace_bytes, accuracy)
+    """The row of a module that has workspace_bytes and a function of the direction's name; it may have refuses."""
+    refuses = partial(costs.refuses, name) if name in costs.ROWS else module.refuses
+    return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, accuracy)
 
 
 VARIANTS = (

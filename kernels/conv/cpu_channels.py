@@ -28,8 +28,7 @@ from ..simd import lanes_of, load_tile, relu_tile, store_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_groups, load_transposed, store_transposed
-from ..variant import Problem, cpu_only
-from . import cpu_tiled
+from ..variant import Problem
 from .lattice import (
     FIRST_TAP,
     RESULTS_H,
@@ -100,7 +99,6 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
-    cost: float  # of a result, in the time of its products
     across: int  # elements from pixel to pixel
     phases: np.ndarray
     classes: np.ndarray
@@ -141,8 +139,8 @@ class _Work(NamedTuple):
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
+def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> Tile:
+    """The tile with the fewest cycles for each product."""
 
     def cost(tile: Tile) -> float:
         images, width, columns = tile
@@ -155,8 +153,7 @@ def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes:
         writing = WRITING + (CONFLICT if plane_bytes % 4096 == 0 and width % lanes else 0)
         return pixels * channels * (cycles / (rows * columns / 2) + writing / terms)
 
-    best = min((tile for tile in TILES if tile.width <= min(widths) and tile.groups <= n), key=cost)
-    return best, cost(best)
+    return min((tile for tile in TILES if tile.width <= min(widths) and tile.groups <= n), key=cost)
 
 
 def _work(
@@ -168,7 +165,7 @@ def _work(
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     widths = [c.results for c in axes[1].classes]
     plane_bytes = result[0] * result[1] * itemsize
-    tile, cost = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
+    tile = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
     copied = (axes[0], dense[1])
     strip = make_strip(copied, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
@@ -192,7 +189,7 @@ def _work(
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
     tables = (phase_table(copied), classes, tap_ranges(axes), shifts, places)
-    return _Work(layout, strip, tile, lanes, cost, stride[1], *tables)
+    return _Work(layout, strip, tile, lanes, stride[1], *tables)
 
 
 @lru_cache(maxsize=1024)
@@ -333,18 +330,6 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
     inner = spec.k // spec.groups
     strides = (inner * filter_size, filter_size, taps)
     _run(_gradient_work(spec, gy.itemsize), gy, w, np.empty(0, out.dtype), inner, strides, workspace, out)
-
-
-def refuses(problem: Problem) -> str:
-    """Leaves to the tiled kernel what costs less there."""
-    itemsize = 8 if problem.dtype == "float64" else 4
-    if reason := cpu_only(problem):
-        return reason
-    if problem.direction == "forward":
-        ours, others = _forward_work(problem.spec, itemsize), cpu_tiled.forward_work(problem.spec, itemsize)
-    else:
-        ours, others = _gradient_work(problem.spec, itemsize), cpu_tiled.gradient_work(problem.spec, itemsize)
-    return "" if ours.cost < others.cost else f"expected at {ours.cost / others.cost:.2f} times the tiled row's time"
 
 
 def workspace_bytes(problem: Problem) -> int:

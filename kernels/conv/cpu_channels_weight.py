@@ -29,8 +29,7 @@ from ..simd import lanes_of, load_tile, store_tile, store_tile_part
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import add_outer_at, load_transposed
-from ..variant import Problem, cpu_only
-from . import cpu_tiled_weight
+from ..variant import Problem
 from .lattice import Strip, class_tables, copy_strip, dense_axis, is_inside, make_strip, phase_table
 
 STRIP_BYTES = 384 * 1024  # of inputs and gradients at a time
@@ -82,7 +81,6 @@ class _Work(NamedTuple):
     strip: Strip
     tile: Tile
     lanes: int
-    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     shifts: np.ndarray  # per group of taps of a block of channels, the last repeated to a whole tile
     pixels: np.ndarray  # where the first tap of each result of a strip's images lies
@@ -106,8 +104,8 @@ class _Work(NamedTuple):
         return inputs + (self.pixels.size + self.lanes + a.pairs + self.lanes) * a.k_block + SLACK
 
 
-def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, float]:
-    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
+def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> Tile:
+    """The tile with the fewest cycles for each product."""
 
     def cost(tile: Tile) -> float:
         channels = -(-kg // (tile.columns * lanes)) * tile.columns * lanes / kg
@@ -123,8 +121,7 @@ def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> tuple[Tile, fl
         tiles += [
             Tile(n, width, columns) for n in {1, most - 1, most} if n > 0 and n * width * columns <= simd.REGISTERS
         ]
-    best = min(tiles, key=cost)
-    return best, cost(best)
+    return min(tiles, key=cost)
 
 
 @lru_cache(maxsize=1024)
@@ -133,7 +130,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     cg, kg, (r, s) = spec.c // spec.groups, spec.k // spec.groups, spec.kernel
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     width = s if s in WIDTHS else 1
-    tile, cost = _choose_tile(kg, cg * r * s // width, width, lanes)
+    tile = _choose_tile(kg, cg * r * s // width, width, lanes)
     k_tile = tile.columns * lanes
     k_block = min(-(-kg // k_tile), max(1, FILTERS // k_tile)) * k_tile
     c_block = max(1, min(cg, SUM_BYTES // (r * s * k_block * itemsize)))
@@ -164,7 +161,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     )  # fmt: skip
     down, across = (np.arange(count) * step for count, step in zip((rows, spec.out[1]), spec.stride, strict=True))
     places = (np.arange(images)[:, None, None] * image + down[:, None] * strip.pitch + across).reshape(-1)
-    return _Work(layout, strip, tile, lanes, cost, phase_table(axes), shifts, places.astype(np.int64))
+    return _Work(layout, strip, tile, lanes, phase_table(axes), shifts, places.astype(np.int64))
 
 
 @helper
@@ -265,15 +262,6 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
     kernel(work.jobs, x.reshape(-1), gy.reshape(-1), *tables, limit=scratch.shape[0])
     if work.partial:
         add_parts(partial.reshape(work.layout.parts, -1), out.reshape(-1))
-
-
-def refuses(problem: Problem) -> str:
-    """Leaves to the tiled kernel what costs less there: few output channels."""
-    itemsize = 8 if problem.dtype == "float64" else 4
-    if reason := cpu_only(problem):
-        return reason
-    ours, others = _work(problem.spec, itemsize).cost, cpu_tiled_weight.weight_work(problem.spec, itemsize).cost
-    return "" if ours < others else f"expected at {ours / others:.2f} times the tiled row's time"
 
 
 def workspace_bytes(problem: Problem) -> int:

@@ -56,6 +56,7 @@ from ..simd_shift import (
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem, cpu_only
+from .cpu_images import few_images
 
 LARGEST = 7  # kernel height and width: larger ones would need too many registers
 PIXELS = 16384  # that make a job: several planes where they are small
@@ -68,6 +69,8 @@ def refuses(problem: Problem) -> str:
     spec = problem.spec
     if spec.c != spec.groups:
         return "takes one input channel a group"
+    if spec.c == 1 and not few_images(spec, 8 if problem.dtype == "float64" else 4):
+        return "leaves a single channel of many images to vectors of images (up to 1.6 times as fast on LeNet's first layer)"
     if max(spec.kernel) > LARGEST:
         return f"takes kernels of at most {LARGEST}x{LARGEST}"
     if spec.k > spec.c and spec.kernel[0] * spec.kernel[1] > 25:

@@ -84,7 +84,6 @@ class Work(NamedTuple):
     tile: Pair
     across: int  # pixels from a result to its neighbour's
     lanes: int
-    cost: float  # of a result, in the time of its products
     classes: np.ndarray
     down_ranges: np.ndarray  # taps that meet the source, by class and row
     across_ranges: np.ndarray  # by class and tile of a row
@@ -108,8 +107,8 @@ class Work(NamedTuple):
         return -(-a.n // self.lanes) * a.groups * a.strips
 
 
-def _choose_tile(outer: int, widths: list[int]) -> tuple[Pair, float]:
-    """The tile with the fewest cycles for each product, and those cycles by the fewest possible."""
+def _choose_tile(outer: int, widths: list[int]) -> Pair:
+    """The tile with the fewest cycles for each product."""
 
     def cost(tile: Pair) -> float:
         rows, columns = tile
@@ -117,8 +116,7 @@ def _choose_tile(outer: int, widths: list[int]) -> tuple[Pair, float]:
         # Two products or two loads a cycle, four cycles from a sum to the next.
         return sums * (max(rows * columns / 2, (rows + columns) / 2, 4) + 0.5) / (rows * columns / 2)
 
-    best = min((tile for tile in TILES if tile[0] <= outer and tile[1] <= min(widths)), key=cost)
-    return best, cost(best)
+    return min((tile for tile in TILES if tile[0] <= outer and tile[1] <= min(widths)), key=cost)
 
 
 def across_ranges(axes: tuple[Axis, Axis], counts: list[int], stride: int, columns: int) -> np.ndarray:
@@ -144,7 +142,7 @@ def _work(
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     # The results of a dense axis lie ``stride`` apart.
     counts = [[(c.results - 1) // step + 1 for c in axis.classes] for axis, step in zip(axes, stride, strict=True)]
-    tile, cost = _choose_tile(outer, counts[1])
+    tile = _choose_tile(outer, counts[1])
     step = (axes[0].step, axes[1].step)
     pitch = axes[1].results + axes[1].span
     rows_of_results = max(counts[0])
@@ -166,7 +164,7 @@ def _work(
     )  # fmt: skip
     met = tap_ranges(axes)[:, :: stride[0]]
     return Work(
-        layout, tile, stride[1], lanes, cost, classes, np.ascontiguousarray(met),
+        layout, tile, stride[1], lanes, classes, np.ascontiguousarray(met),
         across_ranges(axes, counts[1], stride[1], tile[1]), shifts * lanes, taps,
     )  # fmt: skip
 

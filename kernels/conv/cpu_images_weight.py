@@ -61,7 +61,6 @@ class Work(NamedTuple):
     layout: Layout
     tile: Pair
     lanes: int
-    cost: float
 
     @property
     def pixels(self) -> Pair:
@@ -97,8 +96,8 @@ class Work(NamedTuple):
         return 0 if a.parts == 1 else a.parts * a.groups * a.kg * a.cg * math.prod(a.kernel)
 
 
-def _choose_tile(kg: int, taps: int) -> tuple[Pair, float]:
-    """Filters x taps side by side with the fewest cycles for each product, and those by the fewest possible."""
+def _choose_tile(kg: int, taps: int) -> Pair:
+    """Filters x taps side by side with the fewest cycles for each product."""
 
     def cost(tile: Pair) -> float:
         rows, columns = tile
@@ -107,8 +106,7 @@ def _choose_tile(kg: int, taps: int) -> tuple[Pair, float]:
 
     columns = taps if taps <= WIDEST else -(-taps // -(-taps // WIDEST))
     most = max(1, (simd.REGISTERS - 2 - columns) // columns)
-    best = min(((rows, columns) for rows in {1, 2, 3, 4, 6, most} if rows <= most), key=cost)
-    return best, cost(best)
+    return min(((rows, columns) for rows in {1, 2, 3, 4, 6, most} if rows <= most), key=cost)
 
 
 @lru_cache(maxsize=1024)
@@ -116,7 +114,7 @@ def weight_work(spec: ConvSpec, itemsize: int) -> Work:
     axes = (dense_axis(spec, 0), dense_axis(spec, 1))
     cg, kg = spec.c // spec.groups, spec.k // spec.groups
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    tile, cost = _choose_tile(kg, spec.kernel[1])
+    tile = _choose_tile(kg, spec.kernel[1])
     taps = spec.kernel[0] * -(-spec.kernel[1] // tile[1]) * tile[1]
     most = max(1, SUM_BYTES // (cg * taps * lanes * itemsize * tile[0]))  # tiles of filters in a job
     tiles = -(-kg // tile[0])
@@ -134,7 +132,7 @@ def weight_work(spec: ConvSpec, itemsize: int) -> Work:
         spec.n, spec.groups, cg, kg, filters, spec.kernel, spec.size, spec.out, spec.stride, spec.dilation,
         (axes[0].first, axes[1].first), rows, strips, height, pitch, parts,
     )  # fmt: skip
-    return Work(layout, tile, lanes, cost)
+    return Work(layout, tile, lanes)
 
 
 def _tile_kernel(rows: int, columns: int) -> ParallelKernel:

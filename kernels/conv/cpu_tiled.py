@@ -95,7 +95,6 @@ class _Work(NamedTuple):
     layout: _Layout
     strip: Strip
     tile: Pair
-    cost: float  # of a result, in the time of its products
     phases: np.ndarray
     classes: np.ndarray  # with WEIGHTS and INNER
     shifts: np.ndarray
@@ -119,9 +118,9 @@ class _Run(NamedTuple):
     plain: bool
 
 
-def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[Pair, _Run, float]:
-    """The tile and the way that compute the fewest sums for nothing, with their cost in sums; a low tile loads more for
-    each product, which counts too."""
+def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[Pair, _Run]:
+    """The tile and the way that compute the fewest sums for nothing; a low tile loads more for each product, which counts
+    too."""
 
     def cost(choice: tuple[Pair, _Run]) -> float:
         (rows, columns), way = choice
@@ -130,8 +129,7 @@ def _choose_tile(outer: int, ways: list[_Run], terms: int, lanes: int) -> tuple[
         return sums * (few + 1 / rows + 0.1 / columns + WRITING[not way.plain] / terms)
 
     tiles = [tile for tile in TILES if tile[0] <= outer]  # the last tile overlaps the one before
-    tile, way = min(product(tiles, ways), key=cost)
-    return tile, way, cost((tile, way))
+    return min(product(tiles, ways), key=cost)
 
 
 def _work(
@@ -145,18 +143,17 @@ def _work(
     ways = [_Run(1, flat, step == (1, 1) and strip.pitch == axes[1].results)]
     if step == (1, 1):
         ways.append(_Run(strip.results, axes[1].results, True))
-    tile, way, cost = _choose_tile(outer, ways, inner * most_taps(axes), lanes)
+    tile, way = _choose_tile(outer, ways, inner * most_taps(axes), lanes)
     length = -(-way.run // (tile[1] * lanes)) * tile[1] * lanes
     overhang = max(0, axes[1].span + (way.runs - 1) * strip.pitch + length - strip.results * strip.pitch)
     layout = _Layout(
         spec.n, spec.groups, inner, outer, result, step, axes[0].results, way.runs, way.run, length, overhang,
         way.plain, *weights, activation,
     )  # fmt: skip
-    cost /= outer * strip.results * axes[1].results
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
     classes = np.pad(classes, ((0, 0), (0, 2)))  # WEIGHTS is 0
     classes[:, INNER] = inner_step
-    return _Work(layout, strip, tile, cost, phase_table(axes), classes, shifts, taps, taps, 0)
+    return _Work(layout, strip, tile, phase_table(axes), classes, shifts, taps, taps, 0)
 
 
 @lru_cache(maxsize=1024)

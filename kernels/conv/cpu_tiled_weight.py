@@ -30,7 +30,6 @@ from .lattice import Strip, class_tables, copy_strip, forward_axis, make_strip, 
 
 STRIP_BYTES = 256 * 1024  # of inputs at a time, and about as much of gradients; half costs up to 20% (Zen 5, stride 2)
 CHANNELS = 32  # block of input and of output channels; twice that for 1x1, where a copy serves fewer products
-LANE_SUMS = 10  # vectors of pixels in whose time a tile is summed over the lanes
 RUN = 1024  # pixels that make summing over the lanes cheap
 JOBS = 16  # jobs wanted before the batch is cut into parts
 TILES = ((4, 6), (6, 4), (8, 3), (2, 12), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
@@ -61,7 +60,6 @@ class _Work(NamedTuple):
     layout: _Layout
     strip: Strip
     tile: Pair
-    cost: float  # of a product, in the time of one
     phases: np.ndarray
     shifts: np.ndarray  # per (channel of a block, tap), then repeated to a whole tile
 
@@ -84,15 +82,14 @@ class _Work(NamedTuple):
         return a.images * planes + a.overhang + a.images * a.k_rows * a.length + SLACK
 
 
-def _choose_tile(rows: int, columns: int) -> tuple[Pair, float]:
-    """The tile that computes the fewest sums for nothing, loads counted, and its sums by those wanted."""
+def _choose_tile(rows: int, columns: int) -> Pair:
+    """The tile that computes the fewest sums for nothing, loads counted."""
 
     def cost(tile: Pair) -> float:
         r, c = tile
         return -(-rows // r) * r * -(-columns // c) * c * (1 + (r + c) / (r * c))
 
-    tile = min(TILES, key=cost)
-    return tile, cost(tile) / (rows * columns)
+    return min(TILES, key=cost)
 
 
 @lru_cache(maxsize=1024)
@@ -111,8 +108,7 @@ def weight_work(spec: ConvSpec, itemsize: int) -> _Work:
     images = max(1, min(spec.n, room, -(-RUN // length)) if strips == 1 else 1)
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
     parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks)))
-    tile, cost = _choose_tile(k_block, c_block * taps)
-    cost *= strips * (length + LANE_SUMS * lanes / images) / max(1, spec.out[0] * spec.out[1])
+    tile = _choose_tile(k_block, c_block * taps)
     _, tap_shifts, _ = class_tables(axes, strip, spec.kernel[1])
     shifts = (np.arange(c_block)[:, None] * strip.planes * strip.plane + tap_shifts).reshape(-1)
     whole = -(-len(shifts) // tile[1]) * tile[1]
@@ -121,7 +117,7 @@ def weight_work(spec: ConvSpec, itemsize: int) -> _Work:
         spec.n, spec.groups, cg, kg, taps, spec.out, c_block, k_block, -(-k_block // tile[0]) * tile[0],
         parts, images, strips, length, overhang,
     )  # fmt: skip
-    return _Work(layout, strip, tile, cost, phase_table(axes), shifts)
+    return _Work(layout, strip, tile, phase_table(axes), shifts)
 
 
 @helper
