@@ -87,7 +87,7 @@ def test_every_kind_of_tile(row, tile, monkeypatch):
         images, width, columns = tile
         return cpu_channels.Tile(min(images, n), min(width, *widths), columns)
 
-    monkeypatch.setattr(cpu_channels, "_choose_tile", choose)
+    monkeypatch.setattr(cpu_channels, "choose_tile", choose)
     for spec in MANY:
         assert check_conv(row, spec, "float32", make=integers, exact=True)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..spec import ConvSpec
 from ..variant import Problem, cpu_only
-from . import cpu_channels, cpu_channels_weight, cpu_images, cpu_images_weight, cpu_tiled, cpu_tiled_weight
+from . import cpu_channels, cpu_channels_weight, cpu_images, cpu_images_weight, cpu_spread, cpu_tiled, cpu_tiled_weight
 from .lattice import RESULTS_H, RESULTS_W, TAPS, Strip
 
 Units = tuple[float, ...]
@@ -107,6 +107,22 @@ def _tiled(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     )  # fmt: skip
 
 
+def _spread(spec: ConvSpec, itemsize: int) -> Units:
+    work = cpu_spread.gradient_work(spec, itemsize)
+    a, tile = work.layout, work.tile
+    tiles = 0
+    for q in range(0, a.pixels, tile.width):
+        tiles += int(np.any(work.targets[:, q : q + tile.width] >= 0, axis=1).sum())
+    times = _up(a.n, tile.groups) * a.groups * a.blocks
+    added = int((work.targets >= 0).sum()) * tile.groups * tile.columns
+    pixels = tile.groups * tile.columns * _up(a.size, work.lanes)
+    steps = times * tiles * a.inner
+    return (
+        steps * _cycles(tile.groups * tile.width, tile.columns), steps, times * added, times * pixels,
+        times * tiles, work.packed / work.lanes,
+    )  # fmt: skip
+
+
 def _images_weight(spec: ConvSpec, itemsize: int) -> Units:
     work = cpu_images_weight.weight_work(spec, itemsize)
     a, (rows, columns) = work.layout, work.tile
@@ -160,6 +176,7 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
     ("images", "forward"): lambda spec, itemsize: _images(spec, itemsize, True),
     ("images", "input_grad"): lambda spec, itemsize: _images(spec, itemsize, False),
     ("images", "weight_grad"): _images_weight,
+    ("spread", "input_grad"): lambda spec, itemsize: _spread(spec, itemsize),
     ("channels", "forward"): lambda spec, itemsize: _channels(spec, itemsize, True),
     ("channels", "input_grad"): lambda spec, itemsize: _channels(spec, itemsize, False),
     ("channels", "weight_grad"): _channels_weight,
@@ -173,6 +190,7 @@ CYCLES: dict[tuple[str, str], Units] = {
     ("images", "forward"): (0.964, 0, 7.03, 102, 28.2, 7.26, 4.88, 29600),
     ("images", "input_grad"): (0.63, 5.75, 3.72, 95.4, 7.53, 6.72, 5.81, 27900),
     ("images", "weight_grad"): (1.14, 0, 119, 7.31, 2.01, 3.42, 62500),
+    ("spread", "input_grad"): (0.825, 3.85, 5.35, 175, 19.3, 14.8, 31100),
     ("channels", "forward"): (1.02, 2.02, 4.36, 0, 0, 16.3, 8.67, 16.9, 82600),
     ("channels", "input_grad"): (1.17, 0.525, 2.44, 2.6, 10.7, 20.2, 9.05, 13.1, 101700),
     ("channels", "weight_grad"): (1.13, 0, 9.36, 18.9, 7.51, 130, 4.12, 42200),
@@ -181,7 +199,7 @@ CYCLES: dict[tuple[str, str], Units] = {
     ("tiled", "weight_grad"): (0, 13.5, 4.01, 24.3, 2.21, 36300),
 }
 
-ROWS = ("images", "channels", "tiled")
+ROWS = ("images", "spread", "channels", "tiled")
 
 
 @lru_cache(maxsize=4096)
@@ -193,9 +211,11 @@ def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
 
 
 def _cannot(row: str, problem: Problem) -> str:
-    if row != "images":
-        return cpu_only(problem)
-    return (cpu_images_weight if problem.direction == "weight_grad" else cpu_images).refuses(problem)
+    if row == "images":
+        return (cpu_images_weight if problem.direction == "weight_grad" else cpu_images).refuses(problem)
+    if row == "spread":
+        return cpu_spread.refuses(problem) if problem.direction == "input_grad" else "gives input gradients only"
+    return cpu_only(problem)
 
 
 def refuses(row: str, problem: Problem) -> str:

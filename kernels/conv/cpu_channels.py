@@ -139,7 +139,7 @@ class _Work(NamedTuple):
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def _choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> Tile:
+def choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> Tile:
     """The tile with the fewest cycles for each product."""
 
     def cost(tile: Tile) -> float:
@@ -165,7 +165,7 @@ def _work(
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     widths = [c.results for c in axes[1].classes]
     plane_bytes = result[0] * result[1] * itemsize
-    tile = _choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
+    tile = choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
     copied = (axes[0], dense[1])
     strip = make_strip(copied, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
@@ -208,7 +208,7 @@ def _gradient_work(spec: ConvSpec, itemsize: int) -> _Work:
 
 
 @parallel
-def _pack(job, worker, w, bias, columns, inner, outer, strides, places, scratch, biases, packed):
+def pack(job, worker, w, bias, columns, inner, outer, strides, places, scratch, biases, packed):
     # packed (class, group * block, inner, taps of the class, columns, lanes); a job packs one block of result channels,
     # missing ones as zeros. w is flat; the strides say where its groups, summed and produced channels lie.
     lanes = lanes_of(packed)
@@ -306,7 +306,7 @@ def _run(
     room = workspace.view(out.dtype)
     packed, biases = room[: work.weights], room[work.weights : work.packed]
     scratch = thread_rows(room[work.packed :], work.scratch)
-    _pack(
+    pack(
         work.blocks, w.reshape(-1), bias, work.tile.columns, inner, layout.outer, strides, work.places, scratch,
         biases, packed, limit=scratch.shape[0],
     )  # fmt: skip
