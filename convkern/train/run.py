@@ -15,6 +15,7 @@ from .checkpoint import LAST
 from .config import Config
 from .loop import Result, Trainer
 from .progress import choose
+from .techniques import depends_on_epochs
 
 
 def train(config: Config | None = None, *, quiet: bool = False) -> Result:
@@ -69,8 +70,8 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     quiet : bool
         Print nothing.
     **changes
-        Fields of `Config`. ``data_dir`` may differ, and under a constant learning rate ``epochs`` may grow; any
-        other must be as it was.
+        Fields of `Config`. ``data_dir`` may differ, and ``epochs`` may grow where the schedule does not depend on
+        them; any other must be as it was.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def _with_changes(was: Config, changes: Mapping[str, Any]) -> Config:
             continue
         if name != "epochs":
             raise ValueError(f"{name} cannot change when a run is resumed: it was {before!r}, got {after!r}")
-        if was.schedule != "constant":
+        if depends_on_epochs(was):
             raise ValueError(
                 f"epochs cannot change when a run is resumed, for its {was.schedule} schedule depends on them: "
                 f"it was {before}, got {after}"
