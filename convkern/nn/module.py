@@ -93,7 +93,13 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.forward(*args, **kwargs)
+        try:
+            result = self.forward(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            from .blame import locate
+
+            locate(error, self, args)
+            raise
         for hook in tuple(self._hooks.values()):
             replaced = hook(self, args, result)
             if replaced is not None:
