@@ -22,6 +22,7 @@ from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
 from .evaluation import build_model, evaluate_model
+from .health import Health
 from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
 from .progress import Progress
@@ -87,6 +88,7 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config, self.optimizer, len(self.loader))
         self.average = build_average(config, self.model)
+        self.health = Health(self.model)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over everything that a checkpoint holds.
@@ -206,6 +208,8 @@ class Trainer:
             position.seconds += now - began
             began = now
             progress.step(position)
+            for line in self.health.warnings():
+                progress.say(f"warning: {line}")
             self._act_on(stop)
 
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
@@ -213,7 +217,8 @@ class Trainer:
         position = self.position
         self._start_noise()
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told in our own words
-            logits = self.model(x)  # (B, classes)
+            with self.health.forward(self._steps_made):
+                logits = self.model(x)  # (B, classes)
             loss = self._loss(logits, labels)
             value = float(loss.item())
             if not math.isfinite(value):
@@ -222,6 +227,7 @@ class Trainer:
             self.schedule.begin_step(self._steps_made)
             self.optimizer.zero_grad()
             loss.backward()
+            self.health.gradients(self._steps_made, value, position.loss_sum / (position.seen or math.nan))
             self._clip()
             self.optimizer.step()
             if self.average is not None:
