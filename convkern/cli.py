@@ -168,6 +168,10 @@ def train(
         typer.Option(help="Decay of averaged weights, which are tested and used, such as 0.999.", metavar="DECAY"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.", show_default=str(Config.seed))] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option("--tensorboard/--no-tensorboard", help="Also write logs for TensorBoard.", show_default="no"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=Config.device)] = None,
     out: Annotated[
         str | None,
@@ -207,6 +211,7 @@ def train(
         "clip_value": clip_value,
         "ema": ema,
         "seed": seed,
+        "tensorboard": tensorboard,
         "device": device,
         "out": out,
     }

@@ -72,6 +72,8 @@ class Config:
         are tested, drawn, and used by `evaluate` and `predict`; None keeps no average.
     seed : int
         Keys every random draw: weights, order of the images.
+    tensorboard : bool
+        Also write logs for TensorBoard into the run's folder; see :class:`convkern.train.tensorboard.Logs`.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     out : str or None
@@ -111,6 +113,7 @@ class Config:
     clip_value: float | None = None
     ema: float | None = None
     seed: int = 0
+    tensorboard: bool = False
     device: str = "auto"
     out: str | None = None
 

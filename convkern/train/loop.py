@@ -27,6 +27,7 @@ from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
 from .progress import Progress
 from .techniques import Schedule, build_average, build_optimizer
+from .tensorboard import Logs
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Trainer:
         self.schedule = Schedule(config, self.optimizer, len(self.loader))
         self.average = build_average(config, self.model)
         self.health = Health(self.model)
+        self.logs: Logs | None = None
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over everything that a checkpoint holds.
@@ -135,6 +137,7 @@ class Trainer:
         """
         metrics = MetricsFile(self.folder / folders.METRICS)
         history = metrics.rewind(self.position.epoch)
+        self.logs = Logs(self.folder, self._steps_made) if self.config.tensorboard else None
         try:
             with StopRequest() as stop:
                 progress.open(self.position)
@@ -152,6 +155,8 @@ class Trainer:
             raise Interrupted(self.folder) from None
         finally:
             progress.close()
+            if self.logs is not None:
+                self.logs.close()
         return Result(self.folder, accuracy, self.position.best_accuracy, self.position.best_epoch)
 
     def warm_up(self, progress: Progress) -> None:
@@ -210,6 +215,10 @@ class Trainer:
             progress.step(position)
             for line in self.health.warnings():
                 progress.say(f"warning: {line}")
+                if self.logs is not None:
+                    self.logs.warning(self._steps_made, line)
+            if self.logs is not None:
+                self.logs.step(self._steps_made, loss, self.optimizer.param_groups[0]["lr"])
             self._act_on(stop)
 
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
@@ -263,6 +272,8 @@ class Trainer:
             "test_seconds": time.perf_counter() - began,
             "images_per_second": done.seen / done.seconds,
         }
+        if self.logs is not None:
+            self.logs.epoch(self._steps_made, record, self.model)
         self.schedule.end_epoch(self._steps_made, found.loss)
         better = found.accuracy > done.best_accuracy
         best = (found.accuracy, done.epoch + 1) if better else (done.best_accuracy, done.best_epoch)

@@ -39,7 +39,7 @@ def check_techniques(config: Config) -> None:
     """
     check_name("optimizer", config.optimizer, OPTIMIZERS)
     check_name("schedule", config.schedule, SCHEDULES)
-    for name in ("nesterov", "decay_biases"):
+    for name in ("nesterov", "decay_biases", "tensorboard"):
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name} must be True or False, got {getattr(config, name)!r}")
     for name, (kind, takers) in _TAKEN_BY.items():
