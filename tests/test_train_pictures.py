@@ -55,7 +55,7 @@ def test_filters_and_features_of_lenet(tmp_path):
 
 def test_features_are_what_the_layers_give():
     model = ck.models.lenet5()
-    layers = [layer for _, layer in plots._convolutions(model)]
+    layers = [layer for _, layer in plots.convolutions(model)]
     x = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype(np.float32)
     maps, logits = plots._record(model, layers, x)
     assert [y.shape for y in maps] == [(6, 28, 28), (16, 10, 10)]

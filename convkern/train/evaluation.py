@@ -93,7 +93,7 @@ def evaluate_model(
 
 
 def load_model(folder: str | Path, which: str = "best") -> tuple[Any, Config, checkpoints.Checkpoint]:
-    """Build a run's model with the weights of one of its checkpoints.
+    """Build a run's model with the weights of one of its checkpoints, the averaged ones where the run kept an average.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def load_model(folder: str | Path, which: str = "best") -> tuple[Any, Config, ch
         raise ValueError(f"{path} has no {CHECKPOINTS[which]} yet: no epoch of the run has ended")
     saved = checkpoints.load(path / CHECKPOINTS[which], config.model)
     model = build_model(saved.facts)
-    model.load_state_dict(saved.weights)
+    model.load_state_dict(saved.tested)
     model.eval()
     return model, config, saved
 

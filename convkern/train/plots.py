@@ -88,7 +88,7 @@ def filters(model: Any, path: Path) -> None:
     path : Path
         PNG to write; nothing is written for a model without a convolution.
     """
-    layers = _convolutions(model)
+    layers = convolutions(model)
     if not layers:
         return
     name, layer = layers[0]
@@ -127,7 +127,7 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
     path : Path
         PNG to write; nothing is written for a model without a convolution.
     """
-    layers = _convolutions(model)
+    layers = convolutions(model)
     if not layers:
         return
     chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MAX_LAYERS)).astype(int))]
@@ -158,7 +158,7 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
     _write(figure, path)
 
 
-def _convolutions(model: Any) -> list[tuple[str, Any]]:
+def convolutions(model: Any) -> list[tuple[str, Any]]:
     """Every convolution of a model with its name, in the order of the data."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, ck.nn.Conv2d)]
 
