@@ -1,4 +1,4 @@
-"""The idx and CIFAR-10 file formats, against files that the tests write themselves."""
+"""The idx and CIFAR file formats, against files that the tests write themselves."""
 
 import gzip
 import io
@@ -267,9 +267,7 @@ class Malicious:
 def test_cifar_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
     witness = tmp_path / "pwned"
     content = pickle.dumps({"data": Malicious(os.system, f"touch {witness}"), "labels": []}, protocol=protocol)
-    with pytest.raises(
-        ValueError, match=r"batch: expected a pickled CIFAR-10 batch.*asks for (posix|nt)\.system, which"
-    ):
+    with pytest.raises(ValueError, match=r"batch: expected a pickled CIFAR batch.*asks for (posix|nt)\.system, which"):
         cifar.parse_python(content, "batch")
     assert not witness.exists()
     pickle.loads(content)  # the pickle is really dangerous: without the restriction it runs
@@ -301,9 +299,9 @@ def test_cifar_pickle_of_anything_else_is_refused(value, message):
             python2_pickle(*cifar_arrays()[0]).replace(b"(K\1K\4", b"(K\1K\5"),
             r"shape \(5, 3072\) cannot hold 12288 bytes",
         ),
-        (python2_pickle(*cifar_arrays()[0])[:-100], "expected a pickled CIFAR-10 batch, but it was refused"),
-        (b"not a pickle", "expected a pickled CIFAR-10 batch, but it was refused"),
-        (b"", "expected a pickled CIFAR-10 batch, but it was refused"),
+        (python2_pickle(*cifar_arrays()[0])[:-100], "expected a pickled CIFAR batch, but it was refused"),
+        (b"not a pickle", "expected a pickled CIFAR batch, but it was refused"),
+        (b"", "expected a pickled CIFAR batch, but it was refused"),
         (pickle.dumps([1, 2]), "expected a pickled dict, got list"),
         (pickle.dumps({3: 4}), "expected text as the keys of the pickled dict, got 3"),
         (pickle.dumps({"data": 1}), r"expected the keys 'data' and 'labels', missing \['labels'\]"),
