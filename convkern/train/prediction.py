@@ -11,6 +11,7 @@ import numpy as np
 
 import convkern as ck
 
+from ..data.folder import read_scaled
 from ..data.pictures import as_array, open_picture
 from .checkpoint import Facts
 from .evaluation import load_model
@@ -66,8 +67,12 @@ def predict(folder: str | Path, images: Sequence[str | Path], *, which: str = "b
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    model, _, saved = load_model(folder, which)
-    read = [read_image(path, saved.facts) for path in images]  # all of them before the first answer
+    model, config, saved = load_model(folder, which)
+    # All of them before the first answer; a run on a folder of pictures has seen their middles.
+    if config.data == "folder":
+        read = [(read_scaled(path, saved.facts.shape), False) for path in images]
+    else:
+        read = [read_image(path, saved.facts) for path in images]
     answers = []
     for path, (pixels, inverted) in zip(images, read, strict=True):
         one = ck.data.Dataset(pixels[None], np.zeros(1, np.int64), saved.facts.classes)

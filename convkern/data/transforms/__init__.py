@@ -14,7 +14,9 @@ depends neither on the batch that it is in nor on the thread that loads it.
 from .base import Compose, Transform
 from .color import ColorJitter, Normalize
 from .spatial import Cutout, RandomCrop, RandomErasing, RandomHorizontalFlip
+from .vocabulary import augmentation, parse
 
 __all__ = [
     "ColorJitter", "Compose", "Cutout", "Normalize", "RandomCrop", "RandomErasing", "RandomHorizontalFlip", "Transform",
+    "augmentation", "parse",
 ]  # fmt: skip
