@@ -50,6 +50,19 @@ def test_classes_and_files_in_the_order_of_torchvision(root):
     assert folder.shape == (3, 8, 8)
 
 
+def test_order_does_not_depend_on_how_the_disk_lists_folders(root, monkeypatch):
+    for name in ("dog/deeper/y.png", "dog/Deep/w.png"):
+        save(root / name, random_picture(8, 8))
+    listed = os.walk
+
+    def backwards(place, **options):
+        return [(where, folders, files[::-1]) for where, folders, files in reversed(list(listed(place, **options)))]
+
+    monkeypatch.setattr(os, "walk", backwards)
+    names = [path.relative_to(root).as_posix() for path in data.ImageFolder(root, 8).paths[3:]]
+    assert names == ["dog/a.PNG", "dog/b.png", "dog/Deep/w.png", "dog/deep/z.png", "dog/deeper/y.png"]
+
+
 def test_pixels_are_those_of_the_files(root):
     folder = data.ImageFolder(root, 8)
     got = folder.pixels(np.array([4, 0, 4]))

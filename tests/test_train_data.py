@@ -13,7 +13,7 @@ import convkern as ck
 from convkern import cli
 from convkern.data import transforms as T
 from convkern.random import SHUFFLE
-from convkern.train import Config, Interrupted, evaluate, loop, predict, resume, train
+from convkern.train import Config, Interrupted, checkpoint, evaluate, loop, predict, resume, train
 from convkern.train import folder as folders
 
 from .test_data_formats import cifar100_arrays, cifar100_files, write_folder
@@ -65,7 +65,7 @@ def test_every_step_has_its_images_augmented_by_epoch_and_place(config, monkeypa
     monkeypatch.setattr(
         loop.Trainer, "_step", lambda self, x, labels: steps.append((x, labels)) or real(self, x, labels)
     )
-    train(dataclasses.replace(config, workers=2), quiet=True)
+    train(dataclasses.replace(config, workers=2, seed=5), quiet=True)
     some = ck.data.load("sample", "train").subset(slice(0, TRAIN))
     mean, std = ck.data.channel_stats(some)
     wanted = T.Compose(
@@ -78,10 +78,10 @@ def test_every_step_has_its_images_augmented_by_epoch_and_place(config, monkeypa
         ]
     )
     for epoch in (0, 1):
-        order = ck.data.rng(0, SHUFFLE, epoch).permutation(TRAIN)
+        order = ck.data.rng(5, SHUFFLE, epoch).permutation(TRAIN)
         x, labels = zip(*steps[4 * epoch : 4 * epoch + 4], strict=True)
         np.testing.assert_array_equal(np.concatenate(labels), some.labels[order])
-        np.testing.assert_array_equal(np.concatenate(x), wanted(some.images[order], seed=0, epoch=epoch, samples=order))
+        np.testing.assert_array_equal(np.concatenate(x), wanted(some.images[order], seed=5, epoch=epoch, samples=order))
     assert len(steps) == 8
 
 
@@ -113,6 +113,21 @@ def test_augmentation_changes_the_run(config, finished):
     folder = train(dataclasses.replace(config, augment="none"), quiet=True).folder
     with pytest.raises(AssertionError):
         assert_same_run(folder, finished.folder)
+
+
+def test_waiting_before_an_interruption_counts(config, monkeypatch):
+    interrupt_after(2, monkeypatch)
+    with pytest.raises(Interrupted) as stop:
+        train(config, quiet=True)
+    monkeypatch.undo()
+    path = stop.value.folder / checkpoint.LAST
+    saved = checkpoint.load(path)
+    assert 0 < saved.position.waited < saved.position.seconds
+    saved.position.waited, saved.position.seconds = 3000.0, 4000.0
+    checkpoint.save(path, saved)
+    resume(stop.value.folder, quiet=True)
+    first = json.loads((stop.value.folder / folders.METRICS).read_text().splitlines()[0])
+    assert 0.7 < first["idle_share"] < 0.8
 
 
 def test_metrics_hold_the_idle_share(config):
