@@ -23,6 +23,7 @@ except ModuleNotFoundError as _missing:
 
 from . import __version__
 from .bench.cli import bench_command
+from .data import NAMES as DATA_NAMES
 from .kernel_commands import explain_command, summary_command, tune_command, warmup_command
 from .train.config import Config
 from .train.options import OPTIMIZERS, SCHEDULES
@@ -93,10 +94,20 @@ def _global_options(
 @app.command()
 def train(
     model: Annotated[str | None, typer.Option(help="Name of a model.", show_default=Config.model)] = None,
-    data: Annotated[
-        str | None, typer.Option(help="sample, fashion-mnist, mnist or cifar10.", show_default=Config.data)
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATA_NAMES)}.", show_default=Config.data)] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the data files.", metavar="FOLDER")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the images that pictures of --data folder become.", show_default="224")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Of crop, flip, jitter, cutout, erase, also with numbers: crop=4,flip.", show_default=Config.augment
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that prepare batches ahead.", show_default=str(Config.workers))
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images.", show_default=str(Config.epochs))
     ] = None,
@@ -186,6 +197,9 @@ def train(
         "model": model,
         "data": data,
         "data_dir": data_dir,
+        "image_size": image_size,
+        "augment": augment,
+        "workers": workers,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,

@@ -73,12 +73,14 @@ def test_default_folder_is_below_the_working_directory(trained, tmp_path, monkey
 def test_every_option_reaches_the_configuration(trained, tmp_path):
     data, _, _ = trained
     line = (
-        f"train --model lenet5 --data mnist --data-dir {data} --epochs 2 --batch-size 48 --lr 0.01 --optimizer sgd "
+        f"train --model lenet5 --data mnist --data-dir {data} --augment crop=3,flip --workers 1 "
+        f"--epochs 2 --batch-size 48 --lr 0.01 --optimizer sgd "
         f"--schedule constant --weight-decay 0.001 --seed 5 --device cpu --out {tmp_path / 'run'}"
     )
     assert cli.main(line.split()) == 0
     assert Config.load(tmp_path / "run" / "config.json") == Config(
-        model="lenet5", data="mnist", data_dir=str(data), epochs=2, batch_size=48, lr=0.01, optimizer="sgd",
+        model="lenet5", data="mnist", data_dir=str(data), augment="crop=3,flip", workers=1,
+        epochs=2, batch_size=48, lr=0.01, optimizer="sgd",
         schedule="constant", weight_decay=0.001, seed=5, device="cpu", out=str(tmp_path / "run"),
     )  # fmt: skip
 
@@ -103,7 +105,10 @@ def test_every_technique_reaches_the_configuration(trained, tmp_path):
     ("options", "message"),
     [
         ("--model lenet6", r"model must be one of .*lenet5.*; got 'lenet6'"),
-        ("--data imagenet", "data must be one of sample, fashion-mnist, mnist, cifar10; got 'imagenet'"),
+        ("--data imagenet", "data must be one of sample, fashion-mnist, mnist, cifar10, .*; got 'imagenet'"),
+        ("--augment flip=2", r"augment's flip must be a probability, 0 to 1, got 2\.0"),
+        ("--workers -1", "workers must be at least 0, got -1"),
+        ("--image-size 32", "image_size must be given for the data 'folder' alone, got 32"),
         ("--data-dir somewhere", "data_dir must not be given for 'sample'"),
         ("--data mnist --data-dir nowhere-at-all", "mnist .* was not found in .*nowhere-at-all"),
         ("--epochs 0", "epochs must be at least 1, got 0"),

@@ -69,7 +69,7 @@ def interrupt_after(steps, monkeypatch):
 
 def metrics_without_times(folder):
     lines = (folder / folders.METRICS).read_text().splitlines()
-    times = ("seconds", "test_seconds", "images_per_second")
+    times = ("seconds", "test_seconds", "images_per_second", "idle_share")
     return [{name: value for name, value in json.loads(line).items() if name not in times} for line in lines]
 
 
@@ -201,9 +201,9 @@ def test_second_ctrl_c_ends_at_once_and_the_old_checkpoint_stands(config, monkey
 def test_ctrl_c_within_the_evaluation(config, finished, monkeypatch):
     real = loop.evaluate_model
 
-    def pressed(*args, between=None):
+    def pressed(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        return real(*args, between=between)
+        return real(*args, **options)
 
     monkeypatch.setattr(loop, "evaluate_model", pressed)
     with pytest.raises(Interrupted) as caught:

@@ -62,6 +62,8 @@ class Position:
         Images of this epoch predicted rightly, and all so far.
     seconds : float
         Training time of this epoch so far.
+    waited : float
+        What of it was spent waiting for batches.
     best_accuracy : float
         Of the finished epochs on the test images, 0 to 1; -1 before the first.
     best_epoch : int
@@ -74,6 +76,7 @@ class Position:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     best_accuracy: float = -1.0
     best_epoch: int = 0
 

@@ -22,9 +22,17 @@ class Config:
     model : str
         One of ``convkern.models.NAMES``.
     data : str
-        ``"sample"`` (embedded), ``"fashion-mnist"``, ``"mnist"`` or ``"cifar10"``.
+        ``"sample"`` (embedded), ``"fashion-mnist"``, ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"cifar100-coarse"`` or
+        ``"folder"`` (pictures; see :func:`convkern.data.load`).
     data_dir : str or None
         Folder of the data files; None looks where the system keeps them.
+    image_size : int or None
+        Height and width that the pictures of "folder" are scaled to; None means 224.
+    augment : str
+        ``"none"``, or some of ``crop``, ``flip``, ``jitter``, ``cutout``, ``erase`` between commas, each with ``=NUMBER``
+        or without; see :func:`convkern.data.transforms.augmentation`.
+    workers : int
+        Threads that prepare the next batches meanwhile; the results have the same bits for any number.
     epochs : int
         Passes over the training images, at least 1.
     batch_size : int
@@ -71,7 +79,7 @@ class Config:
         Decay of an exponential moving average of the weights at every step. With one, it is the averaged weights that
         are tested, drawn, and used by `evaluate` and `predict`; None keeps no average.
     seed : int
-        Keys every random draw: weights, order of the images.
+        Keys every random draw: weights, order of the images, augmentation.
     tensorboard : bool
         Also write logs for TensorBoard into the run's folder; see :class:`convkern.train.tensorboard.Logs`.
     device : str
@@ -88,6 +96,9 @@ class Config:
     model: str = "lenet5"
     data: str = "sample"
     data_dir: str | None = None
+    image_size: int | None = None
+    augment: str = "none"
+    workers: int = 0
     epochs: int = 12
     batch_size: int = 32
     lr: float = 0.004
@@ -119,6 +130,7 @@ class Config:
 
     def __post_init__(self) -> None:
         from .. import data, models
+        from .feeding import check_data_options
 
         if isinstance(self.milestones, list):  # JSON knows no tuples
             object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -133,6 +145,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise TypeError(f"{name} must be a folder's name or None, got {value!r}")
+        check_data_options(self)
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""

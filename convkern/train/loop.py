@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
 from .evaluation import build_model, evaluate_model
+from .feeding import build_loader, load_split, statistics
 from .health import Health
 from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
@@ -69,9 +69,8 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        train_set = ck.data.load(config.data, "train", config.data_dir)
-        self.test_set = ck.data.load(config.data, "test", config.data_dir)
-        mean, std = ck.data.channel_stats(train_set)
+        train_set, self.test_set = load_split(config, "train"), load_split(config, "test")
+        mean, std = statistics(train_set)
         self.facts = Facts(
             model=config.model,
             shape=train_set.shape,
@@ -79,11 +78,9 @@ class Trainer:
             std=std,
             classes=train_set.classes,
             seed=config.seed,
-            data_crc=_data_crc(train_set, self.test_set),
+            data_crc=self.test_set.checksum(train_set.checksum()),
         )
-        self.loader = ck.data.DataLoader(
-            train_set, config.batch_size, shuffle=True, seed=config.seed, mean=mean, std=std
-        )
+        self.loader = build_loader(config, train_set, mean, std)
         self.position = Position()
         self.model = build_model(self.facts)
         self.optimizer = build_optimizer(config, self.model)
@@ -202,24 +199,26 @@ class Trainer:
         position = self.position
         self.model.train()
         self.loader.set_epoch(position.epoch)
-        began = time.perf_counter()
-        for x, labels in self.loader.batches(start=position.step):
-            loss, right = self._step(x, labels)
-            position.step += 1
-            position.loss_sum += loss * len(labels)
-            position.correct += right
-            position.seen += len(labels)
-            now = time.perf_counter()
-            position.seconds += now - began
-            began = now
-            progress.step(position)
-            for line in self.health.warnings():
-                progress.say(f"warning: {line}")
+        began, waited = time.perf_counter(), position.waited
+        with self.loader.batches(start=position.step) as batches:
+            for x, labels in batches:
+                position.waited = waited + self.loader.waiting.waited
+                loss, right = self._step(x, labels)
+                position.step += 1
+                position.loss_sum += loss * len(labels)
+                position.correct += right
+                position.seen += len(labels)
+                now = time.perf_counter()
+                position.seconds += now - began
+                began = now
+                progress.step(position)
+                for line in self.health.warnings():
+                    progress.say(f"warning: {line}")
+                    if self.logs is not None:
+                        self.logs.warning(self._steps_made, line)
                 if self.logs is not None:
-                    self.logs.warning(self._steps_made, line)
-            if self.logs is not None:
-                self.logs.step(self._steps_made, loss, self.optimizer.param_groups[0]["lr"])
-            self._act_on(stop)
+                    self.logs.step(self._steps_made, loss, self.optimizer.param_groups[0]["lr"])
+                self._act_on(stop)
 
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""
@@ -254,7 +253,12 @@ class Trainer:
         """Test the model, then write the metrics and the checkpoints."""
         began = time.perf_counter()
         found = evaluate_model(
-            self._tested, self.test_set, self.facts, self.config.batch_size, between=lambda: self._act_on(stop)
+            self._tested,
+            self.test_set,
+            self.facts,
+            self.config.batch_size,
+            between=lambda: self._act_on(stop),
+            workers=self.config.workers,
         )
         done = self.position
         if not math.isfinite(found.loss):
@@ -271,6 +275,7 @@ class Trainer:
             "seconds": done.seconds,
             "test_seconds": time.perf_counter() - began,
             "images_per_second": done.seen / done.seconds,
+            "idle_share": done.waited / done.seconds,
         }
         if self.logs is not None:
             self.logs.epoch(self._steps_made, record, self.model)
@@ -293,7 +298,9 @@ class Trainer:
         """Draw the pictures; returns the accuracy of the weights they show."""
         from . import plots
 
-        found = evaluate_model(self._tested, self.test_set, self.facts, self.config.batch_size)
+        found = evaluate_model(
+            self._tested, self.test_set, self.facts, self.config.batch_size, workers=self.config.workers
+        )
         plots.curves(history, self.folder / folders.CURVES)
         plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
         plots.filters(self._tested, self.folder / folders.FILTERS)
@@ -305,11 +312,3 @@ def _batch_counts(images: int, batch_size: int) -> list[int]:
     """The numbers of images that batches have: the whole ones, and the last if it has fewer."""
     counts = {min(batch_size, images), images % batch_size} - {0}
     return sorted(counts, reverse=True)
-
-
-def _data_crc(*datasets: Any) -> int:
-    crc = 0
-    for dataset in datasets:
-        for a in (dataset.images, dataset.labels):
-            crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
-    return crc

@@ -70,8 +70,8 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     quiet : bool
         Print nothing.
     **changes
-        Fields of `Config`. ``data_dir`` and ``tensorboard`` may differ, and ``epochs`` may grow where the schedule
-        does not depend on them; any other must be as it was.
+        Fields of `Config`. ``data_dir``, ``workers`` and ``tensorboard`` may differ, and ``epochs`` may grow where the
+        schedule does not depend on them; any other must be as it was.
 
     Returns
     -------
@@ -125,7 +125,8 @@ def _with_changes(was: Config, changes: Mapping[str, Any]) -> Config:
     config = dataclasses.replace(was, **changes)
     for name in changes:
         before, after = getattr(was, name), getattr(config, name)
-        if after == before or name in ("data_dir", "tensorboard"):  # a checksum says whether the data are the same
+        # The checksum of the data says whether they are the same; workers never change a result.
+        if after == before or name in ("data_dir", "workers", "tensorboard"):
             continue
         if name != "epochs":
             raise ValueError(f"{name} cannot change when a run is resumed: it was {before!r}, got {after!r}")
