@@ -23,8 +23,10 @@ except ModuleNotFoundError as _missing:
 
 from . import __version__
 from .bench.cli import bench_command
+from .data import NAMES as DATA_NAMES
 from .kernel_commands import explain_command, summary_command, tune_command, warmup_command
 from .train.config import Config
+from .train.options import OPTIMIZERS, SCHEDULES
 
 app = typer.Typer(
     name="convkern",
@@ -92,25 +94,95 @@ def _global_options(
 @app.command()
 def train(
     model: Annotated[str | None, typer.Option(help="Name of a model.", show_default=Config.model)] = None,
-    data: Annotated[
-        str | None, typer.Option(help="sample, fashion-mnist, mnist or cifar10.", show_default=Config.data)
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATA_NAMES)}.", show_default=Config.data)] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the data files.", metavar="FOLDER")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the images that pictures of --data folder become.", show_default="224")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Of crop, flip, jitter, cutout, erase, also with numbers: crop=4,flip.", show_default=Config.augment
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that prepare batches ahead.", show_default=str(Config.workers))
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images.", show_default=str(Config.epochs))
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=str(Config.batch_size))] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default=str(Config.lr))] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Learning rate over the run: cosine or constant.", show_default=Config.schedule)
+        str | None,
+        typer.Option(help=f"Learning rate over the run: {', '.join(SCHEDULES)}.", show_default=Config.schedule),
+    ] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="Linear rise of the learning rate in front, in epochs.", show_default="0")
+    ] = None,
+    period: Annotated[
+        int | None,
+        typer.Option(help="Epochs to a drop (step) or a restart (cosine-restarts).", show_default="a third of the run"),
+    ] = None,
+    period_mult: Annotated[
+        int | None, typer.Option(help="Growth of the periods of cosine-restarts.", show_default="1")
+    ] = None,
+    milestones: Annotated[
+        str | None,
+        typer.Option(help="Epochs of the drops of multi-step: 30,60,80.", show_default="half and three quarters"),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor of a drop (step, multi-step, plateau) or an epoch (exponential).", show_default="0.1 or 0.9"
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs that plateau waits for a better test loss.", show_default="3")
+    ] = None,
+    min_lr: Annotated[
+        float | None, typer.Option(help="Lowest rate of cosine, cosine-restarts, plateau.", show_default="0")
+    ] = None,
+    pct_start: Annotated[
+        float | None, typer.Option(help="Share of the run in which one-cycle rises.", show_default="0.3")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd (momentum 0.9) or adam.", show_default=Config.optimizer)
+        str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}.", show_default=Config.optimizer)
     ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Of sgd and rmsprop.", show_default="0.9 for sgd, 0 for rmsprop")
+    ] = None,
+    nesterov: Annotated[
+        bool | None, typer.Option("--nesterov", help="Nesterov's momentum, of sgd.", show_default=False)
+    ] = None,
+    beta1: Annotated[float | None, typer.Option(help="Of adam and adamw.", show_default="0.9")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Of adam and adamw.", show_default="0.999")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Of rmsprop.", show_default="0.99")] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="Weight decay.", show_default=str(Config.weight_decay))
     ] = None,
+    decay_biases: Annotated[
+        bool | None,
+        typer.Option(
+            "--decay-biases/--no-decay-biases",
+            help="Weight decay also for biases and the parameters of normalisations.",
+            show_default="--decay-biases",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of the target given to all classes.", show_default="0")
+    ] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of all gradients together.")] = None,
+    clip_value: Annotated[float | None, typer.Option(help="Largest magnitude of a gradient's element.")] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Decay of averaged weights, which are tested and used, such as 0.999.", metavar="DECAY"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.", show_default=str(Config.seed))] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option("--tensorboard/--no-tensorboard", help="Also write logs for TensorBoard.", show_default="no"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=Config.device)] = None,
     out: Annotated[
         str | None,
@@ -125,13 +197,35 @@ def train(
         "model": model,
         "data": data,
         "data_dir": data_dir,
+        "image_size": image_size,
+        "augment": augment,
+        "workers": workers,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
         "schedule": schedule,
+        "warmup_epochs": warmup_epochs,
+        "period": period,
+        "period_mult": period_mult,
+        "milestones": _epochs(milestones),
+        "gamma": gamma,
+        "patience": patience,
+        "min_lr": min_lr,
+        "pct_start": pct_start,
         "optimizer": optimizer,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "beta1": beta1,
+        "beta2": beta2,
+        "alpha": alpha,
         "weight_decay": weight_decay,
+        "decay_biases": decay_biases,
+        "label_smoothing": label_smoothing,
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "ema": ema,
         "seed": seed,
+        "tensorboard": tensorboard,
         "device": device,
         "out": out,
     }
@@ -149,6 +243,16 @@ def train(
     typer.echo(f"run folder {result.folder}")
     typer.echo(f"best epoch {result.best_epoch} with {result.best_accuracy:.1%}")
     typer.echo(f"test accuracy {result.accuracy:.1%}")
+
+
+def _epochs(text: str | None) -> tuple[int, ...] | None:
+    """Epochs between commas."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(f"milestones must be epochs between commas, got {text!r}")
+    return tuple(map(int, words))
 
 
 _Run = Annotated[Path, typer.Argument(help="Run folder of 'convkern train'.", metavar="RUN")]

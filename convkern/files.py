@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 _TEMPORARY = ".{name}.{pid}.tmp"
-_INSTALL = 'pip install "convkern[train]"'
 
 
-def require(*packages: str) -> None:
+def require(*packages: str, extra: str = "train") -> None:
     """Say in one sentence what to install when an optional package is missing.
 
     Parameters
     ----------
     *packages : str
         Names as they are imported.
+    extra : str
+        The extra of this package that brings them.
 
     Raises
     ------
@@ -28,7 +29,9 @@ def require(*packages: str) -> None:
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"this needs {' and '.join(missing)}: {_INSTALL}", name=missing[0])
+        raise ModuleNotFoundError(
+            f'this needs {" and ".join(missing)}: pip install "convkern[{extra}]"', name=missing[0]
+        )
 
 
 def write_atomic(path: Path, content: bytes, note: str = "") -> None:

@@ -6,12 +6,14 @@ import operator
 import threading
 
 import numpy as np
+import numpy.typing as npt
 
 #: First key of every stream: what the numbers are for. A number is given once and never used for anything else.
 SHUFFLE = 0
 DRAW_SAMPLE = 1
 INITIALISE = 2
 NOISE = 3
+AUGMENT = 4
 
 _MAX_KEYS = 3
 _LIMIT = 2**64
@@ -64,6 +66,68 @@ def rng(seed: int, *keys: int) -> np.random.Generator:
     counter = np.array([0, *words, *[0] * (_MAX_KEYS - len(words))], dtype=np.uint64)
     key = np.array([_word("seed", seed), len(words)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+# Philox4x64-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011): factors and steps of the key.
+_FACTORS = np.array([[[0xD2E7470EE14C6C93]], [[0xCA5A826395121157]]], dtype=np.uint64)
+_KEY_STEPS = np.array([[[0x9E3779B97F4A7C15]], [[0xBB67AE8584CAA73B]]], dtype=np.uint64)
+_ROUNDS = 10
+_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+_MANTISSA = np.uint64(11)  # a double keeps the upper 53 of 64 bits
+
+
+def uniforms(seed: int, purpose: int, epoch: int, samples: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
+    """Draw the same number of uniform numbers for each of many samples at once.
+
+    Parameters
+    ----------
+    seed, purpose, epoch : int
+        As in `rng`.
+    samples : array_like of int
+        (B,), the last key of every sample.
+    count : int
+        Numbers for each sample.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, (B, count), from 0 to below 1: row i has the numbers of
+        ``rng(seed, purpose, epoch, samples[i]).random(count)``, whatever stands in the other rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rng`.
+    """
+    keys = np.asarray(samples)
+    if keys.ndim != 1 or keys.dtype.kind not in "iu":
+        raise TypeError(f"samples must be integers of shape (B,), got {keys.dtype} of shape {keys.shape}")
+    if len(keys) and keys.min() < 0:
+        raise ValueError(f"samples must be at least 0, got {keys.min()}")
+    if as_int("count", count) < 0:
+        raise ValueError(f"count must be at least 0, got {count}")
+    blocks = -(-count // 4)
+    # The counter is (block from 1, purpose, epoch, sample), as rng() and NumPy have it; axes (word, block, sample).
+    even = np.empty((2, blocks, len(keys)), dtype=np.uint64)  # words 0 and 2
+    odd = np.empty_like(even)  # words 1 and 3
+    even[0], even[1] = np.arange(1, blocks + 1, dtype=np.uint64)[:, None], _word("epoch", epoch)
+    odd[0], odd[1] = _word("purpose", purpose), keys.astype(np.uint64)
+    key = np.array([[[_word("seed", seed)]], [[_MAX_KEYS]]], dtype=np.uint64)
+    for _ in range(_ROUNDS):
+        high, low = _product(_FACTORS, even)
+        even, odd = high[::-1] ^ odd ^ key, low[::-1]
+        key = key + _KEY_STEPS
+    words = np.stack([even[0], odd[0], even[1], odd[1]], axis=2)  # (block, sample, word)
+    bits = words.transpose(1, 0, 2).reshape(len(keys), 4 * blocks)[:, :count]
+    return np.multiply(bits >> _MANTISSA, 2.0**-53, dtype=np.float64)
+
+
+def _product(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> tuple[npt.NDArray, npt.NDArray]:
+    """The upper and the lower 64 bits of products of 64-bit numbers, by halves."""
+    a_low, a_high, b_low, b_high = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
+    middle = a_high * b_low + (a_low * b_low >> _HALF)  # at most (2**32 - 1) * 2**32, so none of this overflows
+    other = a_low * b_high + (middle & _LOW)
+    return a_high * b_high + (middle >> _HALF) + (other >> _HALF), a * b
 
 
 class _Noise(threading.local):

@@ -73,29 +73,61 @@ def test_default_folder_is_below_the_working_directory(trained, tmp_path, monkey
 def test_every_option_reaches_the_configuration(trained, tmp_path):
     data, _, _ = trained
     line = (
-        f"train --model lenet5 --data mnist --data-dir {data} --epochs 2 --batch-size 48 --lr 0.01 --optimizer sgd "
+        f"train --model lenet5 --data mnist --data-dir {data} --augment crop=3,flip --workers 1 "
+        f"--epochs 2 --batch-size 48 --lr 0.01 --optimizer sgd "
         f"--schedule constant --weight-decay 0.001 --seed 5 --device cpu --out {tmp_path / 'run'}"
     )
     assert cli.main(line.split()) == 0
     assert Config.load(tmp_path / "run" / "config.json") == Config(
-        model="lenet5", data="mnist", data_dir=str(data), epochs=2, batch_size=48, lr=0.01, optimizer="sgd",
+        model="lenet5", data="mnist", data_dir=str(data), augment="crop=3,flip", workers=1,
+        epochs=2, batch_size=48, lr=0.01, optimizer="sgd",
         schedule="constant", weight_decay=0.001, seed=5, device="cpu", out=str(tmp_path / "run"),
     )  # fmt: skip
+
+
+def test_every_technique_reaches_the_configuration(trained, tmp_path):
+    data, _, _ = trained
+    wanted = Config(
+        data="mnist", data_dir=str(data), epochs=3, device="cpu", schedule="multi-step", milestones=(1, 2), gamma=0.2,
+        warmup_epochs=0.5, optimizer="sgd", momentum=0.8, nesterov=True, weight_decay=0.001, decay_biases=False,
+        label_smoothing=0.1, clip_norm=5.0, ema=0.9, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    line = (
+        f"train --data mnist --data-dir {data} --epochs 3 --schedule multi-step --milestones 1,2 --gamma 0.2 "
+        "--warmup-epochs 0.5 --optimizer sgd --momentum 0.8 --nesterov --weight-decay 0.001 --no-decay-biases "
+        f"--label-smoothing 0.1 --clip-norm 5 --ema 0.9 --out {tmp_path / 'run'}"
+    )
+    assert cli.main(line.split()) == 0
+    assert Config.load(tmp_path / "run" / "config.json") == wanted
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--model lenet6", r"model must be one of .*lenet5.*; got 'lenet6'"),
-        ("--data imagenet", "data must be one of sample, fashion-mnist, mnist, cifar10; got 'imagenet'"),
+        ("--data imagenet", "data must be one of sample, fashion-mnist, mnist, cifar10, .*; got 'imagenet'"),
+        ("--augment flip=2", r"augment's flip must be a probability, 0 to 1, got 2\.0"),
+        ("--workers -1", "workers must be at least 0, got -1"),
+        ("--image-size 32", "image_size must be given for the data 'folder' alone, got 32"),
         ("--data-dir somewhere", "data_dir must not be given for 'sample'"),
         ("--data mnist --data-dir nowhere-at-all", "mnist .* was not found in .*nowhere-at-all"),
         ("--epochs 0", "epochs must be at least 1, got 0"),
         ("--batch-size 0", "batch_size must be at least 1, got 0"),
         ("--lr -1", r"lr must be a finite number above 0, got -1\.0"),
         ("--lr nan", "lr must be a finite number above 0, got nan"),
-        ("--optimizer lion", "optimizer must be one of sgd, adam; got 'lion'"),
-        ("--schedule step", "schedule must be one of cosine, constant; got 'step'"),
+        ("--optimizer lion", "optimizer must be one of sgd, .*adamw; got 'lion'"),
+        ("--schedule stairs", "schedule must be one of cosine, constant, .*; got 'stairs'"),
+        ("--optimizer sgd --beta1 0.5", "beta1 is for the optimizer adam or adamw, got beta1=0.5 with sgd"),
+        ("--optimizer sgd --alpha 0.5", "alpha is for the optimizer rmsprop"),
+        ("--beta2 2", "beta2 must be at least 0 and below 1"),
+        ("--period 3", "period is for the schedule step or cosine-restarts"),
+        ("--period-mult 3", "period_mult is for the schedule cosine-restarts"),
+        ("--patience 3", "patience is for the schedule plateau"),
+        ("--min-lr 3", "min_lr must be at least 0 and below the learning rate"),
+        ("--pct-start 3", "pct_start is for the schedule one-cycle"),
+        ("--schedule multi-step --milestones 3,x", "milestones must be epochs between commas, got '3,x'"),
+        ("--clip-value 0", "clip_value must be a finite number above 0, got 0"),
+        ("--ema 1", "ema must be above 0 and below 1, got 1"),
         ("--weight-decay -1", r"weight_decay must be a finite number of at least 0, got -1\.0"),
         ("--seed -1", "seed must be from 0 to 9223372036854775807, got -1"),
         ("--device tpu", "device must be one of auto, cpu, cuda; got 'tpu'"),
@@ -140,7 +172,7 @@ def test_help_shows_the_defaults_that_hold(capsys):
         ("epochs", Config.epochs), ("batch-size", Config.batch_size), ("lr", Config.lr), ("seed", Config.seed),
         ("optimizer", Config.optimizer), ("schedule", Config.schedule), ("model", Config.model),
     ):  # fmt: skip
-        assert re.search(rf"--{option} [^-]*\[default: \(?{re.escape(str(default))}\)?\]", text), option
+        assert re.search(rf"--{option} (?:(?! --).)*\[default: \(?{re.escape(str(default))}\)?\]", text), option
 
 
 def test_version(capsys):

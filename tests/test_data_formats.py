@@ -1,4 +1,4 @@
-"""The idx and CIFAR-10 file formats, against files that the tests write themselves."""
+"""The idx and CIFAR file formats, against files that the tests write themselves."""
 
 import gzip
 import io
@@ -14,6 +14,7 @@ import pytest
 from convkern import data
 from convkern.data import cifar
 from convkern.data.idx import read_idx, read_labelled_images, write_idx
+from convkern.data.names import CIFAR100_COARSE, CIFAR100_FINE
 
 
 def random_bytes(*shape, seed=0):
@@ -267,9 +268,7 @@ class Malicious:
 def test_cifar_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
     witness = tmp_path / "pwned"
     content = pickle.dumps({"data": Malicious(os.system, f"touch {witness}"), "labels": []}, protocol=protocol)
-    with pytest.raises(
-        ValueError, match=r"batch: expected a pickled CIFAR-10 batch.*asks for (posix|nt)\.system, which"
-    ):
+    with pytest.raises(ValueError, match=r"batch: expected a pickled CIFAR batch.*asks for (posix|nt)\.system, which"):
         cifar.parse_python(content, "batch")
     assert not witness.exists()
     pickle.loads(content)  # the pickle is really dangerous: without the restriction it runs
@@ -301,9 +300,9 @@ def test_cifar_pickle_of_anything_else_is_refused(value, message):
             python2_pickle(*cifar_arrays()[0]).replace(b"(K\1K\4", b"(K\1K\5"),
             r"shape \(5, 3072\) cannot hold 12288 bytes",
         ),
-        (python2_pickle(*cifar_arrays()[0])[:-100], "expected a pickled CIFAR-10 batch, but it was refused"),
-        (b"not a pickle", "expected a pickled CIFAR-10 batch, but it was refused"),
-        (b"", "expected a pickled CIFAR-10 batch, but it was refused"),
+        (python2_pickle(*cifar_arrays()[0])[:-100], "expected a pickled CIFAR batch, but it was refused"),
+        (b"not a pickle", "expected a pickled CIFAR batch, but it was refused"),
+        (b"", "expected a pickled CIFAR batch, but it was refused"),
         (pickle.dumps([1, 2]), "expected a pickled dict, got list"),
         (pickle.dumps({3: 4}), "expected text as the keys of the pickled dict, got 3"),
         (pickle.dumps({"data": 1}), r"expected the keys 'data' and 'labels', missing \['labels'\]"),
@@ -385,3 +384,90 @@ def test_cifar_archive_links_are_not_followed(tmp_path):
         tar.addfile(member)
     with pytest.raises(ValueError, match=r"expected the files cifar-10-batches-bin/test_batch\.bin, which are missing"):
         data.load("cifar10", "test", tmp_path)
+
+
+# --- CIFAR-100 ---------------------------------------------------------------------------------------------------
+
+
+def cifar100_arrays(n=6):
+    """Train and test: pixels (n, 3072), coarse labels and fine ones, the largest among them."""
+    fine = np.array([0, 99, 42, 7, 13, 50])
+    coarse = np.array([19, 0, 5, 11, 2, 7])
+    return [(random_bytes(n, 3072, seed=i), np.roll(coarse, i), np.roll(fine, i)) for i in range(2)]
+
+
+def cifar100_files(arrays, form):
+    if form == "binary":  # the format's words: <1 x coarse label><1 x fine label><3072 x pixel>
+        return {
+            name: b"".join(bytes([c, f]) + row.tobytes() for row, c, f in zip(*split, strict=True))
+            for name, split in zip(("train.bin", "test.bin"), arrays, strict=True)
+        }
+    return {
+        name: pickle.dumps(
+            {
+                b"data": pixels,
+                b"coarse_labels": coarse.tolist(),
+                b"fine_labels": fine.tolist(),
+                b"filenames": [b"a.png"],
+                b"batch_label": b"training batch 1 of 1",
+            },
+            protocol=2,
+        )
+        for name, (pixels, coarse, fine) in zip(("train", "test"), arrays, strict=True)
+    }
+
+
+@pytest.mark.parametrize("form", ["binary", "python"])
+@pytest.mark.parametrize("where", ["folder", "folder itself", "archive", "archive itself"])
+def test_cifar100_in_every_published_form(tmp_path, form, where):
+    arrays = cifar100_arrays()
+    folder, archive = f"cifar-100-{form}", f"cifar-100-{form}.tar.gz"
+    files = cifar100_files(arrays, form)
+    if "folder" in where:
+        write_folder(tmp_path / folder, files)
+    else:
+        write_archive(tmp_path / archive, folder, files)
+    place = {"folder itself": tmp_path / folder, "archive itself": tmp_path / archive}.get(where, tmp_path)
+    for split, (pixels, coarse, fine) in zip(("train", "test"), arrays, strict=True):
+        for name, labels in (("cifar100", fine), ("cifar100-coarse", coarse)):
+            dataset = data.load(name, split, place)
+            np.testing.assert_array_equal(dataset.labels, labels)
+            np.testing.assert_array_equal(dataset.images.reshape(-1, 3072), pixels)
+            assert dataset.labels.dtype == np.int64
+            assert dataset.shape == (3, 32, 32)
+            assert len(dataset.classes) == {"cifar100": 100, "cifar100-coarse": 20}[name]
+
+
+def test_cifar100_classes_are_the_published_ones():
+    # Alphabetical, as the published label files have them; some places known from papers and other libraries.
+    for names in (CIFAR100_FINE, CIFAR100_COARSE):
+        assert list(names) == sorted(names)
+        assert len(set(names)) == len(names)
+    fine = {0: "apple", 8: "bicycle", 23: "cloud", 42: "leopard", 50: "mouse", 71: "sea", 88: "tiger", 99: "worm"}
+    coarse = {0: "aquatic_mammals", 4: "fruit_and_vegetables", 14: "people", 17: "trees", 19: "vehicles_2"}
+    assert {i: CIFAR100_FINE[i] for i in fine} == fine
+    assert {i: CIFAR100_COARSE[i] for i in coarse} == coarse
+
+
+def test_cifar100_is_looked_for_under_one_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVKERN_DATA", str(tmp_path))
+    write_folder(tmp_path / "cifar100" / "cifar-100-binary", cifar100_files(cifar100_arrays(), "binary"))
+    assert len(data.load("cifar100-coarse", "test")) == 6
+    with pytest.raises(FileNotFoundError, match=r"cifar100-coarse \(test\) was not found in .*cifar-100-binary.tar.gz"):
+        data.load("cifar100-coarse", "test", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"cifar10 \(test\) was not found"):
+        data.load("cifar10", "test", tmp_path / "cifar100")
+
+
+def test_cifar100_bad_files():
+    with pytest.raises(ValueError, match="train: expected whole records of 3074 bytes, got 3073 bytes"):
+        cifar.parse_binary(bytes(3073), "train", cifar.FINE)
+    record = bytes([20, 100]) + bytes(3072)
+    for kind, classes in ((cifar.FINE, 100), (cifar.COARSE, 20)):
+        with pytest.raises(ValueError, match=f"train: expected labels from 0 to {classes - 1}, got {classes}"):
+            cifar.parse_binary(record, "train", kind)
+    batch = {"data": random_bytes(1, 3072), "fine_labels": [100], "coarse_labels": [0]}
+    with pytest.raises(ValueError, match="expected 'fine_labels' to be a list of integers from 0 to 99"):
+        cifar.parse_python(pickle.dumps(batch, protocol=2), "train", cifar.FINE)
+    with pytest.raises(ValueError, match=r"expected the keys 'data' and 'coarse_labels', missing \['coarse_labels'\]"):
+        cifar.parse_python(python3_pickle(random_bytes(1, 3072), [1]), "train", cifar.COARSE)

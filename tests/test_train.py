@@ -1,7 +1,6 @@
 """Training: resumed runs equal uninterrupted ones, whatever stops them, and every file survives what happens to it."""
 
 import dataclasses
-import itertools
 import json
 import signal
 
@@ -70,7 +69,7 @@ def interrupt_after(steps, monkeypatch):
 
 def metrics_without_times(folder):
     lines = (folder / folders.METRICS).read_text().splitlines()
-    times = ("seconds", "test_seconds", "images_per_second")
+    times = ("seconds", "test_seconds", "images_per_second", "idle_share")
     return [{name: value for name, value in json.loads(line).items() if name not in times} for line in lines]
 
 
@@ -85,6 +84,10 @@ def assert_same_run(folder, expected):
         for index, entries in want.optimizer["state"].items():
             for key, value in entries.items():
                 np.testing.assert_array_equal(got.optimizer["state"][index][key], value)
+        assert got.schedule == want.schedule
+        assert got.average.keys() == want.average.keys()
+        for key, a in want.average.items():
+            np.testing.assert_array_equal(got.average[key], a, err_msg=key)
     assert metrics_without_times(folder) == metrics_without_times(expected)
 
 
@@ -125,7 +128,7 @@ def test_every_step_has_its_images_and_its_learning_rate(config, monkeypatch):
         np.testing.assert_array_equal(np.concatenate(labels), some.labels[order])
         np.testing.assert_allclose(np.concatenate(x), (some.images[order] / 255 - mean[0]) / std[0], rtol=1e-6)
         epochs.append(order)
-        assert rates == tuple(loop.learning_rate(config, 4 * epoch + step, 8) for step in range(4))
+        assert rates == pytest.approx([0.001 * (1 + np.cos(np.pi * (4 * epoch + step) / 8)) for step in range(4)])
     assert not np.array_equal(*epochs)
 
 
@@ -198,9 +201,9 @@ def test_second_ctrl_c_ends_at_once_and_the_old_checkpoint_stands(config, monkey
 def test_ctrl_c_within_the_evaluation(config, finished, monkeypatch):
     real = loop.evaluate_model
 
-    def pressed(*args, between=None):
+    def pressed(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        return real(*args, between=between)
+        return real(*args, **options)
 
     monkeypatch.setattr(loop, "evaluate_model", pressed)
     with pytest.raises(Interrupted) as caught:
@@ -336,17 +339,6 @@ def test_images_that_do_not_fit_the_model(data_dir, tmp_path):
     with pytest.raises(ValueError, match="'lenet5' cannot learn from the 1x20x13 images of 'mnist': "):
         train(Config(data="mnist", data_dir=str(tmp_path), out=str(out)), quiet=True)
     assert not out.exists()
-
-
-def test_learning_rate_follows_its_schedule():
-    config = Config(lr=0.5)
-    rates = [loop.learning_rate(config, step, 100) for step in range(101)]
-    assert rates[0] == 0.5
-    assert rates[50] == pytest.approx(0.25)
-    assert rates[100] == pytest.approx(0)
-    assert all(a > b for a, b in itertools.pairwise(rates))
-    constant = dataclasses.replace(config, schedule="constant")
-    assert {loop.learning_rate(constant, step, 100) for step in range(101)} == {0.5}
 
 
 def test_evaluate_agrees_with_the_metrics(finished):

@@ -43,6 +43,12 @@ def test_confusion(tmp_path):
     assert not np.array_equal(drawn(tmp_path / "a.png"), drawn(tmp_path / "b.png"))
 
 
+def test_confusion_of_many_classes_stays_small(tmp_path):
+    names = [f"class {i}" for i in range(100)]
+    plots.confusion(np.eye(100, dtype=int) * 5, names, tmp_path / "a.png")
+    assert max(drawn(tmp_path / "a.png").shape) < 130 * 20
+
+
 def test_filters_and_features_of_lenet(tmp_path):
     model = ck.models.lenet5()
     data = ck.data.load("sample", "test")
@@ -55,7 +61,7 @@ def test_filters_and_features_of_lenet(tmp_path):
 
 def test_features_are_what_the_layers_give():
     model = ck.models.lenet5()
-    layers = [layer for _, layer in plots._convolutions(model)]
+    layers = [layer for _, layer in plots.convolutions(model)]
     x = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype(np.float32)
     maps, logits = plots._record(model, layers, x)
     assert [y.shape for y in maps] == [(6, 28, 28), (16, 10, 10)]
@@ -189,7 +195,7 @@ def compiler(monkeypatch):
 
 RECORD = {
     "epoch": 3, "train_loss": 0.51234, "train_accuracy": 0.8125, "test_loss": 0.6, "test_accuracy": 0.75,
-    "images_per_second": 12345.6,
+    "images_per_second": 12345.6, "idle_share": 0.0312,
 }  # fmt: skip
 
 
@@ -208,12 +214,12 @@ def test_plain_progress(capsys, compiler, monkeypatch):
     display.step(Position(step=1, loss_sum=2, correct=1, seen=2, seconds=1))
     assert capsys.readouterr().out == ""  # not more often than every few seconds
     monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0)
-    display.step(Position(step=2, loss_sum=2, correct=1, seen=4, seconds=2))
-    assert capsys.readouterr().out == "epoch 1/12  step 2/4  loss 0.5000  accuracy  25.0%  2 images/s\n"
+    display.step(Position(step=2, loss_sum=2, correct=1, seen=4, seconds=2, waited=0.5))
+    assert capsys.readouterr().out == "epoch 1/12  step 2/4  loss 0.5000  accuracy  25.0%  2 images/s  idle 25.0%\n"
     display.epoch(RECORD)
     display.close()
     assert capsys.readouterr().out == (
-        "epoch  3/12  loss 0.5123  accuracy  81.2%  test loss 0.6000  test accuracy  75.0%  12,346 images/s\n"
+        "epoch  3/12  loss 0.5123  accuracy  81.2%  test loss 0.6000  test accuracy  75.0%  12,346 images/s  idle 3.1%\n"
     )
 
 
@@ -229,7 +235,7 @@ def test_terminal_progress(monkeypatch, compiler):
         compiler("conv_forward", "start")
         compiler("conv_forward", "done")
     display.open(Position(step=1))
-    display.step(Position(step=2, loss_sum=2, correct=1, seen=4, seconds=2))
+    display.step(Position(step=2, loss_sum=2, correct=1, seen=4, seconds=2, waited=0.5))
     display._bar.refresh()
     display.epoch(RECORD | {"epoch": 1})
     display.close()
@@ -238,7 +244,7 @@ def test_terminal_progress(monkeypatch, compiler):
     assert progress.COMPILING in text
     assert "1 done, last conv_forward" in text
     assert "epoch 1/2" in text
-    assert "loss 0.5000  accuracy  25.0%  2 images/s" in text
+    assert "loss 0.5000  accuracy  25.0%  2 images/s  idle 25.0%" in text
     assert "left" in text
     assert "test accuracy  75.0%" in text
 

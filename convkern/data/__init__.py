@@ -10,7 +10,11 @@
 """
 
 from ..random import rng
-from .datasets import NAMES, SPLITS, Dataset, channel_stats, load
+from . import transforms
+from .datasets import NAMES, SPLITS, Dataset, ImageSource, channel_stats, load
+from .folder import ImageFolder
 from .loader import DataLoader
 
-__all__ = ["NAMES", "SPLITS", "DataLoader", "Dataset", "channel_stats", "load", "rng"]
+__all__ = [
+    "NAMES", "SPLITS", "DataLoader", "Dataset", "ImageFolder", "ImageSource", "channel_stats", "load", "rng", "transforms",
+]  # fmt: skip

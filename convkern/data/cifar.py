@@ -1,4 +1,4 @@
-"""CIFAR-10 in its two published forms, the binary and the python version, each as a folder or as its .tar.gz."""
+"""CIFAR-10 and CIFAR-100 in their published forms, the binary and the python version, each as a folder or as its .tar.gz."""
 
 from __future__ import annotations
 
@@ -16,16 +16,40 @@ import numpy.typing as npt
 from .unpickle import read_batch
 
 SHAPE = (3, 32, 32)  # (C, H, W): planes red, green, blue
-CLASSES = 10
 _PIXELS = 3 * 32 * 32
 #: No published file is half as large; keeps an archive made to fill the memory from doing so.
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 320 << 20
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
-def parse_binary(content: bytes, source: str) -> Batch:
-    """Read one file of the binary version: records of a label byte and 3,072 pixel bytes.
+class Labels(NamedTuple):
+    """One published kind of label.
+
+    Parameters
+    ----------
+    classes : int
+    before : int
+        Label bytes before the pixels of a record of the binary version.
+    place : int
+        Which of them it is.
+    key : str
+        Its name in the dict of the python version.
+    """
+
+    classes: int
+    before: int
+    place: int
+    key: str
+
+
+CIFAR10 = Labels(10, 1, 0, "labels")
+FINE = Labels(100, 2, 1, "fine_labels")
+COARSE = Labels(20, 2, 0, "coarse_labels")
+
+
+def parse_binary(content: bytes, source: str, kind: Labels = CIFAR10) -> Batch:
+    """Read one file of the binary version: records of one label byte or two and 3,072 pixel bytes.
 
     Parameters
     ----------
@@ -33,6 +57,8 @@ def parse_binary(content: bytes, source: str) -> Batch:
         The file.
     source : str
         Name for error messages.
+    kind : Labels
+        Which labels to read.
 
     Returns
     -------
@@ -44,19 +70,19 @@ def parse_binary(content: bytes, source: str) -> Batch:
     Raises
     ------
     ValueError
-        If the length is not a whole number of records or a label is above 9.
+        If the length is not a whole number of records or a label has no class.
     """
-    record = 1 + _PIXELS
+    record = kind.before + _PIXELS
     if not content or len(content) % record:
         raise ValueError(
             f"{source}: expected whole records of {record} bytes, got {len(content)} bytes: it is truncated"
         )
     rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
-    return _checked(rows[:, 1:], rows[:, 0].astype(np.int64), source)
+    return _checked(rows[:, kind.before :], rows[:, kind.place].astype(np.int64), source, kind)
 
 
-def parse_python(content: bytes, source: str) -> Batch:
-    """Read one file of the python version: a pickled dict with ``data`` (N, 3072) and ``labels``.
+def parse_python(content: bytes, source: str, kind: Labels = CIFAR10) -> Batch:
+    """Read one file of the python version: a pickled dict with ``data`` (N, 3072) and lists of labels.
 
     Parameters and results are those of `parse_binary`.
 
@@ -66,23 +92,23 @@ def parse_python(content: bytes, source: str) -> Batch:
         If the pickle is corrupt, asks for anything that the format does not need, or holds other arrays or labels.
     """
     batch = read_batch(content, source)
-    missing = [key for key in ("data", "labels") if key not in batch]
+    missing = [key for key in ("data", kind.key) if key not in batch]
     if missing:
-        raise ValueError(f"{source}: expected the keys 'data' and 'labels', missing {missing}")
-    data, labels = batch["data"], batch["labels"]
+        raise ValueError(f"{source}: expected the keys 'data' and {kind.key!r}, missing {missing}")
+    data, labels = batch["data"], batch[kind.key]
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS:
         got = data.shape if isinstance(data, np.ndarray) else type(data).__name__
         raise ValueError(f"{source}: expected 'data' to be a uint8 array (N, {_PIXELS}), got {got}")
-    if type(labels) is not list or not all(type(label) is int and 0 <= label < CLASSES for label in labels):
-        raise ValueError(f"{source}: expected 'labels' to be a list of integers from 0 to {CLASSES - 1}")
+    if type(labels) is not list or not all(type(label) is int and 0 <= label < kind.classes for label in labels):
+        raise ValueError(f"{source}: expected {kind.key!r} to be a list of integers from 0 to {kind.classes - 1}")
     if len(labels) != len(data):
         raise ValueError(f"{source}: expected {len(data)} labels, one per image, got {len(labels)}")
-    return _checked(data, np.array(labels, dtype=np.int64), source)
+    return _checked(data, np.array(labels, dtype=np.int64), source, kind)
 
 
-def _checked(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], source: str) -> Batch:
-    if len(labels) and labels.max() >= CLASSES:
-        raise ValueError(f"{source}: expected labels from 0 to {CLASSES - 1}, got {labels.max()}")
+def _checked(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], source: str, kind: Labels) -> Batch:
+    if len(labels) and labels.max() >= kind.classes:
+        raise ValueError(f"{source}: expected labels from 0 to {kind.classes - 1}, got {labels.max()}")
     return pixels.reshape(-1, *SHAPE), labels
 
 
@@ -91,30 +117,44 @@ class Form(NamedTuple):
 
     folder: str
     archive: str
-    suffix: str
-    parse: Callable[[bytes, str], Batch]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    parse: Callable[[bytes, str, Labels], Batch]
 
-    def files(self, split: str) -> list[str]:
+    def files(self, split: str) -> tuple[str, ...]:
         """Return the names of the files of a split."""
-        if split == "train":
-            return [f"data_batch_{i}{self.suffix}" for i in range(1, 6)]
-        return [f"test_batch{self.suffix}"]
+        return self.train if split == "train" else self.test
 
 
-#: In order of preference: the binary version needs no pickle.
-FORMS = (
-    Form("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", parse_binary),
-    Form("cifar-10-batches-py", "cifar-10-python.tar.gz", "", parse_python),
-)
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+#: By dataset, in order of preference: the binary version needs no pickle.
+FORMS = {
+    "cifar10": (
+        Form(
+            "cifar-10-batches-bin",
+            "cifar-10-binary.tar.gz",
+            tuple(f"{name}.bin" for name in _BATCHES),
+            ("test_batch.bin",),
+            parse_binary,
+        ),
+        Form("cifar-10-batches-py", "cifar-10-python.tar.gz", _BATCHES, ("test_batch",), parse_python),
+    ),
+    "cifar100": (
+        Form("cifar-100-binary", "cifar-100-binary.tar.gz", ("train.bin",), ("test.bin",), parse_binary),
+        Form("cifar-100-python", "cifar-100-python.tar.gz", ("train",), ("test",), parse_python),
+    ),
+}
 
 
-def find(place: str | os.PathLike[str]) -> tuple[Form, Path] | None:
-    """Look for CIFAR-10 in one place.
+def find(place: str | os.PathLike[str], name: str = "cifar10") -> tuple[Form, Path] | None:
+    """Look for CIFAR-10 or CIFAR-100 in one place.
 
     Parameters
     ----------
     place : str or path
         A folder that holds the published folder or archive, that folder itself, or the archive itself.
+    name : str
+        "cifar10" or "cifar100".
 
     Returns
     -------
@@ -122,7 +162,7 @@ def find(place: str | os.PathLike[str]) -> tuple[Form, Path] | None:
         What was found, the binary version first, and where: the folder with the batches or the archive.
     """
     place = Path(place)
-    for form in FORMS:
+    for form in FORMS[name]:
         if place.is_file():
             if place.name == form.archive:
                 return form, place
@@ -131,7 +171,7 @@ def find(place: str | os.PathLike[str]) -> tuple[Form, Path] | None:
             return form, place / form.folder
         if (place / form.archive).is_file():
             return form, place / form.archive
-        if any((place / name).is_file() for name in form.files("train") + form.files("test")):
+        if any((place / file).is_file() for file in form.train + form.test):
             return form, place
     return None
 
@@ -170,8 +210,8 @@ def _read_archive(archive: Path, names: Sequence[str]) -> list[bytes]:
     return [found[name] for name in names]
 
 
-def read_cifar10(form: Form, path: str | os.PathLike[str], split: str) -> Batch:
-    """Read a split of CIFAR-10.
+def read_cifar(form: Form, path: str | os.PathLike[str], split: str, kind: Labels = CIFAR10) -> Batch:
+    """Read a split of CIFAR-10 or CIFAR-100.
 
     Parameters
     ----------
@@ -180,7 +220,9 @@ def read_cifar10(form: Form, path: str | os.PathLike[str], split: str) -> Batch:
     path : str or path
         The folder with the batches, or the archive.
     split : str
-        "train" (five files, concatenated) or "test".
+        "train" (of CIFAR-10 five files, concatenated) or "test".
+    kind : Labels
+        Which labels to read.
 
     Returns
     -------
@@ -202,7 +244,7 @@ def read_cifar10(form: Form, path: str | os.PathLike[str], split: str) -> Batch:
         contents = _read_archive(path, [f"{form.folder}/{name}" for name in names])
     else:
         contents = _read_folder(path, names)
-    batches = [form.parse(content, str(path / name)) for name, content in zip(names, contents, strict=True)]
+    batches = [form.parse(content, str(path / name), kind) for name, content in zip(names, contents, strict=True)]
     for name, (_, labels) in zip(names, batches, strict=True):
         # The published files are equally long, and a binary one cut between two records shows no other sign.
         if len(labels) != len(batches[0][1]):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +14,29 @@ import numpy.typing as npt
 
 from . import cifar
 from .idx import read_labelled_images
+from .names import CIFAR100_COARSE, CIFAR100_FINE
 
-NAMES = ("sample", "fashion-mnist", "mnist", "cifar10")
+NAMES = ("sample", "fashion-mnist", "mnist", "cifar10", "cifar100", "cifar100-coarse", "folder")
 SPLITS = ("train", "test")
 
 _SAMPLE = Path(__file__).parent / "sample"
 _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CLASSES = {"sample": _FASHION, "fashion-mnist": _FASHION, "mnist": tuple("0123456789"), "cifar10": _CIFAR}
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CLASSES = {
+    "sample": _FASHION,
+    "fashion-mnist": _FASHION,
+    "mnist": tuple("0123456789"),
+    "cifar10": _CIFAR10,
+    "cifar100": CIFAR100_FINE,
+    "cifar100-coarse": CIFAR100_COARSE,
+}
+_CIFAR_LABELS = {"cifar10": cifar.CIFAR10, "cifar100": cifar.FINE, "cifar100-coarse": cifar.COARSE}
+#: The folders of the test pictures of "folder", the first that there is.
+_TEST_FOLDERS = ("test", "val")
+IMAGE_SIZE = 224
+_STATS_BYTES = 4 << 20  # pixels looked at together
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_FILES = "train- and t10k-images-idx3-ubyte.gz, train- and t10k-labels-idx1-ubyte.gz"
 _HOW_TO_GET = {
@@ -28,11 +44,43 @@ _HOW_TO_GET = {
     f"https://github.com/zalandoresearch/fashion-mnist ({_IDX_FILES})",
     "mnist": f"put the four files of MNIST ({_IDX_FILES})",
     "cifar10": "put cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
+    "cifar100": "put cifar-100-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
 }
+_HOW_TO_GET["cifar100-coarse"] = _HOW_TO_GET["cifar100"]  # the same files hold both kinds of labels
+
+
+class ImageSource(ABC):
+    """Labelled images of one shape, wherever they are: what `DataLoader` reads.
+
+    Attributes
+    ----------
+    labels : numpy.ndarray
+        int64, (N,), each the position of a name in `classes`.
+    classes : tuple of str
+        The names of the classes.
+    shape : (int, int, int)
+        Of one image, (C, H, W).
+    """
+
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images at some positions, uint8 (B, C, H, W), the caller's to keep; threads may call at once."""
+
+    @abstractmethod
+    def checksum(self, crc: int = 0) -> int:
+        """Return a checksum that tells other images or labels, going on from that of others."""
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(ImageSource):
     """Labelled images, held in memory as bytes.
 
     Parameters
@@ -78,10 +126,20 @@ class Dataset:
         return len(self.images)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]  # read-only here
         """Shape of one image, (C, H, W)."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return a copy of the images at some positions, uint8 (B, C, H, W)."""
+        return self.images[indices]
+
+    def checksum(self, crc: int = 0) -> int:
+        """Return the CRC-32 of all bytes of images and labels, going on from that of others."""
+        for array in (self.images, self.labels):
+            crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        return crc
 
     def subset(self, indices: npt.ArrayLike | slice) -> Dataset:
         """Return the dataset of some of the images.
@@ -119,7 +177,7 @@ def search_places(name: str, data_dir: str | os.PathLike[str] | None = None) -> 
     Parameters
     ----------
     name : str
-        "fashion-mnist", "mnist" or "cifar10".
+        "fashion-mnist", "mnist", "cifar10" or "cifar100".
     data_dir : str or path, optional
         If given, only this folder and its subfolder `name` are searched: files asked for by place are never
         silently replaced by others. Otherwise the system's, ``$CONVKERN_DATA`` and the user's data folders.
@@ -161,36 +219,74 @@ def _load_idx(folder: Path, split: str, classes: tuple[str, ...]) -> Dataset | N
     return Dataset(images, labels, classes)
 
 
-def _load_cifar(folder: Path, split: str, classes: tuple[str, ...]) -> Dataset | None:
-    found = cifar.find(folder)
+def _load_cifar(place: Path, split: str, name: str) -> Dataset | None:
+    found = cifar.find(place, _base(name))
     if found is None:
         return None
-    return Dataset(*cifar.read_cifar10(*found, split), classes)
+    return Dataset(*cifar.read_cifar(*found, split, _CIFAR_LABELS[name]), _CLASSES[name])
 
 
-def load(name: str = "sample", split: str = "train", data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load a split of a named dataset into memory.
+def _base(name: str) -> str:
+    """The name of the files of a dataset: both kinds of labels of CIFAR-100 are in the same ones."""
+    return name.removesuffix("-coarse")
+
+
+def _load_folder(split: str, data_dir: str | os.PathLike[str] | None, size: int | None) -> ImageSource:
+    """The pictures of a split: those in train, and those in test or val, with the same classes."""
+    from .folder import ImageFolder
+
+    if data_dir is None:
+        raise ValueError("data_dir must be given for 'folder': the folder that holds train and test (or val)")
+    size = IMAGE_SIZE if size is None else size
+    training = ImageFolder(Path(data_dir, "train"), size)
+    if split == "train":
+        return training
+    places = [place for place in (Path(data_dir, name) for name in _TEST_FOLDERS) if place.is_dir()]
+    if not places:
+        raise FileNotFoundError(
+            f"{data_dir}: expected a folder {' or '.join(_TEST_FOLDERS)} beside train, there is none"
+        )
+    test = ImageFolder(places[0], size)
+    if test.classes != training.classes:
+        differing = sorted(set(test.classes) ^ set(training.classes))
+        raise ValueError(
+            f"{places[0]}: expected the subfolders of {training.root}, these are in one alone: {differing}"
+        )
+    return test
+
+
+def load(
+    name: str = "sample",
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+) -> ImageSource:
+    """Load a split of a named dataset into memory, or find the pictures of a folder.
 
     Parameters
     ----------
     name : str
-        "sample" (the embedded 6,000 training and 1,000 test images of Fashion-MNIST), "fashion-mnist", "mnist" or
-        "cifar10".
+        "sample" (the embedded 6,000 training and 1,000 test images of Fashion-MNIST), "fashion-mnist", "mnist",
+        "cifar10", "cifar100", "cifar100-coarse" (the same images with their 20 superclasses), or "folder": pictures in
+        one subfolder a class below `data_dir`'s folders train and test (or val), see `ImageFolder`.
     split : str
         "train" or "test".
     data_dir : str or path, optional
-        Where the files of a full dataset are; for "cifar10" also the .tar.gz itself. See `search_places` for where
-        they are looked for without it.
+        Where the files of a full dataset are; for CIFAR also the .tar.gz itself. See `search_places` for where they are
+        looked for without it.
+    image_size : int, optional
+        Height and width of the images of "folder", by default 224; the others have a size of their own.
 
     Returns
     -------
-    Dataset
+    Dataset or ImageFolder
         Images uint8 (N, C, H, W), labels int64 (N,).
 
     Raises
     ------
     ValueError
-        If `name` or `split` is unknown, `data_dir` is given for the embedded sample, or a file is corrupt.
+        If `name` or `split` is unknown, `data_dir` is given for the embedded sample or not for "folder", `image_size` is
+        given for another, or a file is corrupt.
     FileNotFoundError
         If the files are in none of the places searched; the message lists them and says how to get the files.
     """
@@ -198,15 +294,21 @@ def load(name: str = "sample", split: str = "train", data_dir: str | os.PathLike
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    classes = _CLASSES[name]
+    if name == "folder":
+        return _load_folder(split, data_dir, image_size)
+    if image_size is not None:
+        raise ValueError(f"image_size must be given for 'folder' alone, got {image_size} for {name!r}")
     if name == "sample":
         if data_dir is not None:
             raise ValueError(f"data_dir must not be given for 'sample', which is embedded, got {str(data_dir)!r}")
         places = [_SAMPLE]
     else:
-        places = search_places(name, data_dir)
+        places = search_places(_base(name), data_dir)
     for place in places:
-        dataset = (_load_cifar if name == "cifar10" else _load_idx)(place, split, classes)
+        if name in _CIFAR_LABELS:
+            dataset = _load_cifar(place, split, name)
+        else:
+            dataset = _load_idx(place, split, _CLASSES[name])
         if dataset is not None:
             return dataset
     if name == "sample":
@@ -217,13 +319,15 @@ def load(name: str = "sample", split: str = "train", data_dir: str | os.PathLike
     )
 
 
-def channel_stats(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_stats(dataset: ImageSource, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of every channel over all pixels of a dataset.
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : ImageSource
         At least one image.
+    limit : int, optional
+        Look at no more images than these, spread evenly; at all without it.
 
     Returns
     -------
@@ -238,13 +342,21 @@ def channel_stats(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...
     """
     if len(dataset) == 0:
         raise ValueError("dataset must hold at least one image, got 0")
+    chosen = np.arange(len(dataset))
+    if limit is not None and limit < len(dataset):
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        chosen = np.arange(limit) * len(dataset) // limit
     levels = np.arange(256)
+    counts = np.zeros((dataset.shape[0], 256), dtype=np.int64)
+    block = max(1, _STATS_BYTES // math.prod(dataset.shape))
+    for start in range(0, len(chosen), block):  # in blocks: bincount widens its input to eight bytes a pixel
+        pixels = dataset.pixels(chosen[start : start + block])
+        for channel, found in enumerate(counts):
+            found += np.bincount(pixels[:, channel].ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(dataset.shape[0]):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(dataset), 4096):  # in blocks: bincount widens its input to eight bytes a pixel
-            counts += np.bincount(dataset.images[start : start + 4096, channel].ravel(), minlength=256)
-        mean = (counts @ levels) / counts.sum()
+    for found in counts:
+        mean = (found @ levels) / found.sum()
         means.append(float(mean / 255))
-        stds.append(float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()) / 255))
+        stds.append(float(np.sqrt(found @ (levels - mean) ** 2 / found.sum()) / 255))
     return tuple(means), tuple(stds)

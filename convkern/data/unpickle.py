@@ -1,4 +1,4 @@
-"""Read the pickles of CIFAR-10's python version without running what is in them.
+"""Read the pickles of CIFAR's python version without running what is in them.
 
 A pickle may name any function of any module and have it called. This reader knows four names, which is what a dict of
 bytes, lists, integers and NumPy byte arrays needs, and stands a class of its own in for each of them: nothing outside
@@ -75,11 +75,11 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise ValueError(f"the pickle asks for {module}.{name}, which a CIFAR-10 file does not need") from None
+            raise ValueError(f"the pickle asks for {module}.{name}, which a CIFAR file does not need") from None
 
 
 def read_batch(content: bytes, source: str) -> dict[str, Any]:
-    """Read one pickled batch of CIFAR-10's python version.
+    """Read one pickled batch of CIFAR's python version.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def read_batch(content: bytes, source: str) -> dict[str, Any]:
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a corrupt pickle can raise nearly anything
-        raise ValueError(f"{source}: expected a pickled CIFAR-10 batch, but it was refused: {error}") from error
+        raise ValueError(f"{source}: expected a pickled CIFAR batch, but it was refused: {error}") from error
     if type(batch) is not dict:
         raise ValueError(f"{source}: expected a pickled dict, got {type(batch).__name__}")
     result: dict[str, Any] = {}

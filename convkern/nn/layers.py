@@ -41,7 +41,7 @@ class Sequential(Module):
         i = 0
         while i < len(modules):
             if i + 1 < len(modules) and _fuse(modules[i], modules[i + 1]):
-                x = modules[i].forward(x, activation="relu")
+                x = modules[i](x, activation="relu")
                 i += 2
             else:
                 x = modules[i](x)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..ops import arguments as arg
 from . import init
+from .blame import locate
 from .layers import Conv2d, Linear
 from .module import Module
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -37,7 +38,11 @@ class _Lazy(Module):
         return self.kind(inputs, *self.options, dtype=self.dtype or dtype)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._become(arg.array_of(args[0] if args else kwargs.get("x"), "x"))
+        try:
+            self._become(arg.array_of(args[0] if args else kwargs.get("x"), "x"))
+        except (ValueError, TypeError) as error:
+            locate(error, self, args)
+            raise
         return self(*args, **kwargs)  # of the class that it is now
 
     def forward(self, x: Any, **kwargs: Any) -> Any:

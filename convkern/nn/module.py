@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,7 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad)
 
 
+_watchers: list[Callable[[Module, dict[str, Any], Any], None]] = []  # see watch_calls
 _hook_keys = count()  # never given twice: an old handle takes nothing else off
 
 
@@ -93,7 +95,16 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.forward(*args, **kwargs)
+        try:
+            result = self.forward(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            from .blame import locate
+
+            locate(error, self, args)
+            raise
+        if _watchers:
+            for watcher in tuple(_watchers):
+                watcher(self, kwargs, result)
         for hook in tuple(self._hooks.values()):
             replaced = hook(self, args, result)
             if replaced is not None:
@@ -270,6 +281,20 @@ class Module:
         from .summary import summarize
 
         return summarize(self, input_shape)
+
+
+@contextmanager
+def watch_calls(watcher: Callable[[Module, dict[str, Any], Any], None]) -> Iterator[None]:
+    """Call ``watcher(module, kwargs, result)`` after every forward of any module, in any thread, in this context.
+
+    Unlike a hook, a watcher changes nothing: layers that compute their ReLU in the same pass go on doing so, and are called
+    with ``activation="relu"`` among the ``kwargs``.
+    """
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from ..files import require, write_atomic
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "convkern"  # the metadata entry; safetensors allows strings only, so it holds JSON
 
 
@@ -62,6 +62,8 @@ class Position:
         Images of this epoch predicted rightly, and all so far.
     seconds : float
         Training time of this epoch so far.
+    waited : float
+        What of it was spent waiting for batches.
     best_accuracy : float
         Of the finished epochs on the test images, 0 to 1; -1 before the first.
     best_epoch : int
@@ -74,6 +76,7 @@ class Position:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
@@ -90,12 +93,25 @@ class Checkpoint:
         The model's ``state_dict()``.
     optimizer : dict
         The optimizer's ``state_dict()``.
+    schedule : dict
+        The schedule's ``state_dict()``, which JSON can hold.
+    average : dict of str to ndarray
+        The ``state_dict()`` of the averaged model; empty where no average is kept.
     """
 
     facts: Facts
     position: Position
     weights: dict[str, np.ndarray]
     optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def tested(self) -> dict[str, np.ndarray]:
+        """The weights that are tested: the averaged ones where there are some, by the model's own names."""
+        prefix = "module."
+        averaged = {k.removeprefix(prefix): a for k, a in self.average.items() if k.startswith(prefix)}
+        return averaged or self.weights
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -111,12 +127,14 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
     arrays, values = _flatten(checkpoint.optimizer)
     tensors = {f"model.{name}": a for name, a in checkpoint.weights.items()} | arrays
+    tensors |= {f"average.{name}": a for name, a in checkpoint.average.items()}
     tensors = {name: np.array(a, order="C") for name, a in tensors.items()}  # safetensors misreads strided arrays
     metadata = {
         "format": _FORMAT,
         "facts": asdict(checkpoint.facts),
         "position": asdict(checkpoint.position),
         "optimizer": values,
+        "schedule": checkpoint.schedule,
         "crc": _crc(tensors),
     }
     note = f"; the previous {path.name} is untouched" if path.exists() else ""
@@ -154,12 +172,16 @@ def load(path: Path, model: str | None = None) -> Checkpoint:
         facts = Facts(**{name: _tuples(value) for name, value in metadata["facts"].items()})
         position = Position(**metadata["position"])
         optimizer = _unflatten(tensors, metadata["optimizer"])
+        schedule = dict(metadata["schedule"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or not a convkern checkpoint: {error}") from error
     if model is not None and facts.model != model:
         raise ValueError(f"{path} holds the model {facts.model!r}, expected {model!r}")
-    weights = {name.removeprefix("model."): a for name, a in tensors.items() if name.startswith("model.")}
-    return Checkpoint(facts, position, weights, optimizer)
+    weights, average = (
+        {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
+        for prefix in ("model.", "average.")
+    )
+    return Checkpoint(facts, position, weights, optimizer, schedule, average)
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -103,7 +103,7 @@ def _last_good(folder: Path) -> str:
             saved = checkpoints.load(folder / name)
         except ValueError:
             continue
-        if all(np.isfinite(a).all() for a in saved.weights.values()):
+        if all(np.isfinite(a).all() for a in (*saved.weights.values(), *saved.average.values())):
             at = saved.position
             where = f"epoch {at.epoch}" if not at.step else f"epoch {at.epoch + 1}, step {at.step}"
             return f"the last good checkpoint is {folder / name}, after {where}"

@@ -15,6 +15,7 @@ from . import checkpoint as checkpoints
 from . import folder as folders
 from .checkpoint import Facts
 from .config import Config
+from .feeding import load_split
 from .metrics import accuracy, confusion_matrix
 
 CHECKPOINTS = {"best": checkpoints.BEST, "last": checkpoints.LAST}
@@ -52,7 +53,12 @@ def build_model(facts: Facts) -> Any:
 
 
 def evaluate_model(
-    model: Any, dataset: Any, facts: Facts, batch_size: int, between: Callable[[], None] | None = None
+    model: Any,
+    dataset: Any,
+    facts: Facts,
+    batch_size: int,
+    between: Callable[[], None] | None = None,
+    workers: int = 0,
 ) -> Evaluation:
     """Ask a model about every image of a data set.
 
@@ -66,17 +72,20 @@ def evaluate_model(
     batch_size : int
     between : callable, optional
         Called after every batch; what it raises ends the evaluation.
+    workers : int
+        Threads that prepare the next batches meanwhile.
 
     Returns
     -------
     Evaluation
     """
-    loader = ck.data.DataLoader(dataset, batch_size, mean=facts.mean, std=facts.std)
+    loader = ck.data.DataLoader(dataset, batch_size, mean=facts.mean, std=facts.std, num_workers=workers)
     model.eval()
     loss_sum = 0.0
     answers = []
-    with ck.no_grad(), np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the loss
-        for x, labels in loader:
+    # What is not finite shows in the loss.
+    with ck.no_grad(), np.errstate(over="ignore", invalid="ignore"), loader.batches() as batches:
+        for x, labels in batches:
             logits = model(x)  # (B, classes)
             loss_sum += float(ck.nn.functional.cross_entropy(logits, labels).item()) * len(labels)
             answers.append(logits.numpy().argmax(axis=1))
@@ -93,7 +102,7 @@ def evaluate_model(
 
 
 def load_model(folder: str | Path, which: str = "best") -> tuple[Any, Config, checkpoints.Checkpoint]:
-    """Build a run's model with the weights of one of its checkpoints.
+    """Build a run's model with the weights of one of its checkpoints, the averaged ones where the run kept an average.
 
     Parameters
     ----------
@@ -119,7 +128,7 @@ def load_model(folder: str | Path, which: str = "best") -> tuple[Any, Config, ch
         raise ValueError(f"{path} has no {CHECKPOINTS[which]} yet: no epoch of the run has ended")
     saved = checkpoints.load(path / CHECKPOINTS[which], config.model)
     model = build_model(saved.facts)
-    model.load_state_dict(saved.weights)
+    model.load_state_dict(saved.tested)
     model.eval()
     return model, config, saved
 
@@ -146,6 +155,6 @@ def evaluate(folder: str | Path, *, which: str = "best", data_dir: str | None = 
         If the folder is not that of a run, its files are damaged, or the data cannot be read.
     """
     model, config, saved = load_model(folder, which)
-    dataset = ck.data.load(config.data, "test", data_dir or config.data_dir)
-    found = evaluate_model(model, dataset, saved.facts, config.batch_size)
+    dataset = load_split(config, "test", data_dir)
+    found = evaluate_model(model, dataset, saved.facts, config.batch_size, workers=config.workers)
     return Evaluation(**{**vars(found), "epoch": saved.position.epoch})

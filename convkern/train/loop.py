@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
 from .evaluation import build_model, evaluate_model
+from .feeding import build_loader, load_split, statistics
+from .health import Health
 from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
 from .progress import Progress
-
-MOMENTUM = 0.9
+from .techniques import Schedule, build_average, build_optimizer
+from .tensorboard import Logs
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,8 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        train_set = ck.data.load(config.data, "train", config.data_dir)
-        self.test_set = ck.data.load(config.data, "test", config.data_dir)
-        mean, std = ck.data.channel_stats(train_set)
+        train_set, self.test_set = load_split(config, "train"), load_split(config, "test")
+        mean, std = statistics(train_set)
         self.facts = Facts(
             model=config.model,
             shape=train_set.shape,
@@ -78,15 +78,16 @@ class Trainer:
             std=std,
             classes=train_set.classes,
             seed=config.seed,
-            data_crc=_data_crc(train_set, self.test_set),
+            data_crc=self.test_set.checksum(train_set.checksum()),
         )
-        self.loader = ck.data.DataLoader(
-            train_set, config.batch_size, shuffle=True, seed=config.seed, mean=mean, std=std
-        )
-        self._steps = config.epochs * len(self.loader)
+        self.loader = build_loader(config, train_set, mean, std)
         self.position = Position()
         self.model = build_model(self.facts)
         self.optimizer = build_optimizer(config, self.model)
+        self.schedule = Schedule(config, self.optimizer, len(self.loader))
+        self.average = build_average(config, self.model)
+        self.health = Health(self.model)
+        self.logs: Logs | None = None
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over everything that a checkpoint holds.
@@ -106,10 +107,20 @@ class Trainer:
         self.position = saved.position
         self.model.load_state_dict(saved.weights)
         self.optimizer.load_state_dict(saved.optimizer)
+        self.schedule.load_state_dict(saved.schedule)
+        if self.average is not None:
+            self.average.load_state_dict(saved.average)
 
     def save(self, *names: str) -> None:
         """Write a checkpoint of this moment into the run's folder, under each name."""
-        state = Checkpoint(self.facts, self.position, self.model.state_dict(), self.optimizer.state_dict())
+        state = Checkpoint(
+            self.facts,
+            self.position,
+            self.model.state_dict(),
+            self.optimizer.state_dict(),
+            self.schedule.state_dict(),
+            {} if self.average is None else self.average.state_dict(),
+        )
         for name in names:
             checkpoints.save(self.folder / name, state)
 
@@ -123,6 +134,7 @@ class Trainer:
         """
         metrics = MetricsFile(self.folder / folders.METRICS)
         history = metrics.rewind(self.position.epoch)
+        self.logs = Logs(self.folder, self._steps_made) if self.config.tensorboard else None
         try:
             with StopRequest() as stop:
                 progress.open(self.position)
@@ -140,6 +152,8 @@ class Trainer:
             raise Interrupted(self.folder) from None
         finally:
             progress.close()
+            if self.logs is not None:
+                self.logs.close()
         return Result(self.folder, accuracy, self.position.best_accuracy, self.position.best_epoch)
 
     def warm_up(self, progress: Progress) -> None:
@@ -149,13 +163,33 @@ class Trainer:
         with progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
             for count in _batch_counts(len(self.loader.dataset), self.config.batch_size):
                 x, labels = self._blank(count)
-                ck.nn.functional.cross_entropy(model(x), labels).backward()
+                self._loss(model(x), labels).backward()
                 optimizer.step()
             model.eval()
             with ck.no_grad():
                 for count in _batch_counts(len(self.test_set), self.config.batch_size):
                     x, labels = self._blank(count)
                     ck.nn.functional.cross_entropy(model(x), labels)
+
+    def _loss(self, logits: Any, labels: np.ndarray) -> Any:
+        return ck.nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+
+    def _clip(self) -> None:
+        """Keep the gradients as small as the configuration says."""
+        if self.config.clip_norm is not None:
+            ck.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self.config.clip_value is not None:
+            ck.nn.utils.clip_grad_value_(self.model.parameters(), self.config.clip_value)
+
+    @property
+    def _tested(self) -> Any:
+        """The model that is tested and drawn: the averaged one, once there is an average."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def _steps_made(self) -> int:
+        """Since the run began."""
+        return self.position.epoch * len(self.loader) + self.position.step
 
     def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64)
@@ -165,40 +199,52 @@ class Trainer:
         position = self.position
         self.model.train()
         self.loader.set_epoch(position.epoch)
-        began = time.perf_counter()
-        for x, labels in self.loader.batches(start=position.step):
-            loss, right = self._step(x, labels)
-            position.step += 1
-            position.loss_sum += loss * len(labels)
-            position.correct += right
-            position.seen += len(labels)
-            now = time.perf_counter()
-            position.seconds += now - began
-            began = now
-            progress.step(position)
-            self._act_on(stop)
+        began, waited = time.perf_counter(), position.waited
+        with self.loader.batches(start=position.step) as batches:
+            for x, labels in batches:
+                position.waited = waited + self.loader.waiting.waited
+                loss, right = self._step(x, labels)
+                position.step += 1
+                position.loss_sum += loss * len(labels)
+                position.correct += right
+                position.seen += len(labels)
+                now = time.perf_counter()
+                position.seconds += now - began
+                began = now
+                progress.step(position)
+                for line in self.health.warnings():
+                    progress.say(f"warning: {line}")
+                    if self.logs is not None:
+                        self.logs.warning(self._steps_made, line)
+                if self.logs is not None:
+                    self.logs.step(self._steps_made, loss, self.optimizer.param_groups[0]["lr"])
+                self._act_on(stop)
 
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""
         position = self.position
         self._start_noise()
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told in our own words
-            logits = self.model(x)  # (B, classes)
-            loss = ck.nn.functional.cross_entropy(logits, labels)
+            with self.health.forward(self._steps_made):
+                logits = self.model(x)  # (B, classes)
+            loss = self._loss(logits, labels)
             value = float(loss.item())
             if not math.isfinite(value):
                 self._start_noise()  # the layers drop again what they dropped
                 raise ValueError(self._diverged(value, f"epoch {position.epoch + 1}, step {position.step + 1}", [x]))
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config, position.epoch * len(self.loader) + position.step, self._steps)
+            self.schedule.begin_step(self._steps_made)
             self.optimizer.zero_grad()
             loss.backward()
+            self.health.gradients(self._steps_made, value, position.loss_sum / (position.seen or math.nan))
+            self._clip()
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
         return value, int((logits.data.argmax(axis=1) == labels).sum())
 
     def _start_noise(self) -> None:
         """The draws of dropout and the like belong to the step: a resumed run finds the same."""
-        seed_noise(self.config.seed, self.position.epoch * len(self.loader) + self.position.step)
+        seed_noise(self.config.seed, self._steps_made)
 
     def _diverged(self, loss: float, place: str, batches: Iterable[np.ndarray]) -> str:
         return divergence.describe(loss, place, self.model, batches, self.folder, self.config.lr)
@@ -207,7 +253,12 @@ class Trainer:
         """Test the model, then write the metrics and the checkpoints."""
         began = time.perf_counter()
         found = evaluate_model(
-            self.model, self.test_set, self.facts, self.config.batch_size, between=lambda: self._act_on(stop)
+            self._tested,
+            self.test_set,
+            self.facts,
+            self.config.batch_size,
+            between=lambda: self._act_on(stop),
+            workers=self.config.workers,
         )
         done = self.position
         if not math.isfinite(found.loss):
@@ -224,7 +275,11 @@ class Trainer:
             "seconds": done.seconds,
             "test_seconds": time.perf_counter() - began,
             "images_per_second": done.seen / done.seconds,
+            "idle_share": done.waited / done.seconds,
         }
+        if self.logs is not None:
+            self.logs.epoch(self._steps_made, record, self.model)
+        self.schedule.end_epoch(self._steps_made, found.loss)
         better = found.accuracy > done.best_accuracy
         best = (found.accuracy, done.epoch + 1) if better else (done.best_accuracy, done.best_epoch)
         self.position = Position(epoch=done.epoch + 1, best_accuracy=best[0], best_epoch=best[1])
@@ -243,46 +298,17 @@ class Trainer:
         """Draw the pictures; returns the accuracy of the weights they show."""
         from . import plots
 
-        found = evaluate_model(self.model, self.test_set, self.facts, self.config.batch_size)
+        found = evaluate_model(
+            self._tested, self.test_set, self.facts, self.config.batch_size, workers=self.config.workers
+        )
         plots.curves(history, self.folder / folders.CURVES)
         plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
-        plots.filters(self.model, self.folder / folders.FILTERS)
-        plots.features(self.model, self.test_set, self.facts, self.folder / folders.FEATURES)
+        plots.filters(self._tested, self.folder / folders.FILTERS)
+        plots.features(self._tested, self.test_set, self.facts, self.folder / folders.FEATURES)
         return found.accuracy
-
-
-def build_optimizer(config: Config, model: Any) -> Any:
-    """The optimizer that the configuration names, over all parameters of a model."""
-    if config.optimizer == "sgd":
-        return ck.optim.SGD(model.parameters(), lr=config.lr, momentum=MOMENTUM, weight_decay=config.weight_decay)
-    return ck.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-
-
-def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of a step: a function of its number alone, so that a resumed run finds the same.
-
-    Parameters
-    ----------
-    config : Config
-    step : int
-        Steps made before it since the run began.
-    steps : int
-        Of the whole run.
-    """
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _batch_counts(images: int, batch_size: int) -> list[int]:
     """The numbers of images that batches have: the whole ones, and the last if it has fewer."""
     counts = {min(batch_size, images), images % batch_size} - {0}
     return sorted(counts, reverse=True)
-
-
-def _data_crc(*datasets: Any) -> int:
-    crc = 0
-    for dataset in datasets:
-        for a in (dataset.images, dataset.labels):
-            crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
-    return crc

@@ -20,6 +20,7 @@ from .checkpoint import Facts
 
 _DPI = 130
 _TRAIN, _TEST = "#2a6f97", "#e07a5f"  # told apart by people who see colours differently, and in grey
+_CELL, _MAX_COUNTS = 0.52, 30  # inches; classes of a confusion matrix that says counts
 _MAX_FILTERS = 64
 _MAX_LAYERS = 5
 _MAX_MAPS = 8
@@ -63,16 +64,18 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     path : Path
         PNG to write.
     """
-    size = 2.6 + 0.52 * len(classes)
+    cell = min(_CELL, _CELL * _MAX_COUNTS / len(classes))  # more classes than these have smaller cells without counts
+    size = 2.6 + cell * len(classes)
     figure = _figure(size + 0.9, size)
     axes = figure.add_subplot()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(counts > 0):
+    for row, column in np.argwhere(counts > 0) if cell == _CELL else ():
         color = "white" if share[row, column] > 0.55 else "#333333"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), classes)
+    small = 10 * cell / _CELL
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", fontsize=small)
+    axes.set_yticks(range(len(classes)), classes, fontsize=small)
     right = np.trace(counts) / max(counts.sum(), 1)
     axes.set(title=f"Which class is taken for which ({right:.1%} right)", xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
@@ -88,7 +91,7 @@ def filters(model: Any, path: Path) -> None:
     path : Path
         PNG to write; nothing is written for a model without a convolution.
     """
-    layers = _convolutions(model)
+    layers = convolutions(model)
     if not layers:
         return
     name, layer = layers[0]
@@ -121,25 +124,25 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
     Parameters
     ----------
     model : convkern.nn.Module
-    dataset : convkern.data.Dataset
+    dataset : convkern.data.ImageSource
     facts : Facts
         Give the normalisation and the classes.
     path : Path
         PNG to write; nothing is written for a model without a convolution.
     """
-    layers = _convolutions(model)
+    layers = convolutions(model)
     if not layers:
         return
     chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MAX_LAYERS)).astype(int))]
-    one = dataset.subset(slice(0, 1))
-    x, labels = next(iter(ck.data.DataLoader(one, 1, mean=facts.mean, std=facts.std)))
+    with ck.data.DataLoader(dataset, 1, mean=facts.mean, std=facts.std).batches() as batches:
+        x, labels = next(batches)
     maps, logits = _record(model, [layer for _, layer in chosen], x)
     predicted = facts.classes[int(logits.argmax())]
 
     figure = _figure(1.2 * (_MAX_MAPS + 1.6), 1.35 * len(chosen) + 0.7)
     outer = figure.add_gridspec(len(chosen), 2, width_ratios=(1.5, _MAX_MAPS))
     axes = figure.add_subplot(outer[:, 0])
-    axes.imshow(_picture(one.images[0]), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(_picture(dataset.pixels(np.array([0]))[0]), cmap="gray", vmin=0, vmax=255)
     axes.set_title(f"first test image\n{facts.classes[int(labels[0])]}", fontsize=9)
     axes.axis("off")
     for row, ((name, _), y) in enumerate(zip(chosen, maps, strict=True)):
@@ -158,7 +161,7 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
     _write(figure, path)
 
 
-def _convolutions(model: Any) -> list[tuple[str, Any]]:
+def convolutions(model: Any) -> list[tuple[str, Any]]:
     """Every convolution of a model with its name, in the order of the data."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, ck.nn.Conv2d)]
 

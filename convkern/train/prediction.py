@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 import convkern as ck
 
-from ..files import require
+from ..data.folder import read_scaled
+from ..data.pictures import as_array, open_picture
 from .checkpoint import Facts
 from .evaluation import load_model
 
@@ -67,8 +67,12 @@ def predict(folder: str | Path, images: Sequence[str | Path], *, which: str = "b
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    model, _, saved = load_model(folder, which)
-    read = [read_image(path, saved.facts) for path in images]  # all of them before the first answer
+    model, config, saved = load_model(folder, which)
+    # All of them before the first answer; a run on a folder of pictures has seen their middles.
+    if config.data == "folder":
+        read = [(read_scaled(path, saved.facts.shape), False) for path in images]
+    else:
+        read = [read_image(path, saved.facts) for path in images]
     answers = []
     for path, (pixels, inverted) in zip(images, read, strict=True):
         one = ck.data.Dataset(pixels[None], np.zeros(1, np.int64), saved.facts.classes)
@@ -104,18 +108,10 @@ def read_image(path: str | Path, facts: Facts) -> tuple[np.ndarray, bool]:
     ValueError
         If the file is missing, not a picture, damaged or absurdly large; the message names it.
     """
-    require("PIL")
+    channels, height, width = facts.shape
+    image = open_picture(path, channels)
     from PIL import Image, ImageOps
 
-    channels, height, width = facts.shape
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(_eight_bits(file))
-                image = _without_alpha(image).convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {_reason(error)}") from error
     border = _border_level(np.asarray(image))
     inverted = channels == 1 and border >= _BRIGHT
     if inverted:
@@ -123,27 +119,7 @@ def read_image(path: str | Path, facts: Facts) -> tuple[np.ndarray, bool]:
     # The whole picture is kept: what is missing to the model's aspect ratio is filled with the ground's own colour.
     ground: Any = _ground(np.asarray(image))
     image = ImageOps.pad(image, (width, height), method=Image.Resampling.LANCZOS, color=ground)
-    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
-    return np.ascontiguousarray(np.moveaxis(pixels, 2, 0)), inverted  # (H, W, C) -> (C, H, W)
-
-
-def _eight_bits(image: Any) -> Any:
-    """Scale 16-bit grey pictures to 8 bits, which Pillow's own conversion would clip."""
-    from PIL import Image
-
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
-
-
-def _without_alpha(image: Any) -> Any:
-    """Lay a transparent picture on white, as viewers show it."""
-    from PIL import Image
-
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return as_array(image), inverted
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:
@@ -160,13 +136,3 @@ def _ground(pixels: np.ndarray) -> int | tuple[int, ...]:
     """The colour of the border, as Pillow takes it."""
     middle = np.median(_border(pixels), axis=0).astype(int).tolist()
     return middle[0] if len(middle) == 1 else tuple(middle)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "it is not in a format that Pillow knows"
-    return str(error)

@@ -49,7 +49,7 @@ class Progress:
             f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"loss {record['train_loss']:.4f}  accuracy {record['train_accuracy']:6.1%}  "
             f"test loss {record['test_loss']:.4f}  test accuracy {record['test_accuracy']:6.1%}  "
-            f"{record['images_per_second']:,.0f} images/s"
+            f"{record['images_per_second']:,.0f} images/s  idle {record['idle_share']:.1%}"
         )
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ def _figures(position: Position) -> str:
     speed = position.seen / position.seconds if position.seconds > 0 else 0.0
     return (
         f"loss {position.loss_sum / position.seen:.4f}  accuracy {position.correct / position.seen:6.1%}  "
-        f"{speed:,.0f} images/s"
+        f"{speed:,.0f} images/s  idle {position.waited / max(position.seconds, 1e-9):.1%}"
     )
 
 

@@ -15,6 +15,7 @@ from .checkpoint import LAST
 from .config import Config
 from .loop import Result, Trainer
 from .progress import choose
+from .techniques import depends_on_epochs
 
 
 def train(config: Config | None = None, *, quiet: bool = False) -> Result:
@@ -40,8 +41,8 @@ def train(config: Config | None = None, *, quiet: bool = False) -> Result:
     Interrupted
         On Ctrl-C, after the last step has been saved.
     """
-    require("safetensors", "matplotlib")
     config = config or Config()
+    _require(config)
     config = dataclasses.replace(config, **_resolved(device=config.device, data_dir=config.data_dir))
     trainer = Trainer(config)
     progress = choose(config.epochs, len(trainer.loader), quiet)
@@ -69,8 +70,8 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     quiet : bool
         Print nothing.
     **changes
-        Fields of `Config`. ``data_dir`` may differ, and under a constant learning rate ``epochs`` may grow; any
-        other must be as it was.
+        Fields of `Config`. ``data_dir``, ``workers`` and ``tensorboard`` may differ, and ``epochs`` may grow where the
+        schedule does not depend on them; any other must be as it was.
 
     Returns
     -------
@@ -84,10 +85,10 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     Interrupted
         On Ctrl-C, after the last step has been saved.
     """
-    require("safetensors", "matplotlib")
     path = folders.existing(folder)
     was = Config.load(path / folders.CONFIG)
     config = _with_changes(was, _resolved(**changes))
+    _require(config)
     device.check(config.device)
     saved = checkpoints.load(path / LAST, config.model)
     rows = _read_plan(path / folders.PLAN)
@@ -101,6 +102,13 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     if config != was:
         config.save(path / folders.CONFIG)
     return trainer.run(progress)
+
+
+def _require(config: Config) -> None:
+    """Raise at once, not after an epoch, where an optional package is missing."""
+    require("safetensors", "matplotlib")
+    if config.tensorboard:
+        require("tensorboardX", extra="tensorboard")
 
 
 def _resolved(**values: Any) -> dict[str, Any]:
@@ -117,11 +125,12 @@ def _with_changes(was: Config, changes: Mapping[str, Any]) -> Config:
     config = dataclasses.replace(was, **changes)
     for name in changes:
         before, after = getattr(was, name), getattr(config, name)
-        if after == before or name == "data_dir":  # the checksum of the data says whether they are the same
+        # The checksum of the data says whether they are the same; workers never change a result.
+        if after == before or name in ("data_dir", "workers", "tensorboard"):
             continue
         if name != "epochs":
             raise ValueError(f"{name} cannot change when a run is resumed: it was {before!r}, got {after!r}")
-        if was.schedule != "constant":
+        if depends_on_epochs(was):
             raise ValueError(
                 f"epochs cannot change when a run is resumed, for its {was.schedule} schedule depends on them: "
                 f"it was {before}, got {after}"
