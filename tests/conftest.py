@@ -25,6 +25,24 @@ def threads():
 
 
 @pytest.fixture(autouse=True)
+def company(request, tmp_path_factory):
+    """Under ``pytest -n`` tests run side by side; one marked ``alone`` measures time, and waits until no other runs."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    import fcntl
+
+    shared = tmp_path_factory.getbasetemp().parent
+    alone = request.node.get_closest_marker("alone")
+    with (shared / "gate").open("w") as gate, (shared / "room").open("w") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody enters while someone waits here for an empty room
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.fixture(autouse=True)
 def nothing_fixed():
     """Every test plans afresh and leaves no row fixed, as a resumed training run does."""
     from convkern import plan

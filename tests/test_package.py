@@ -49,6 +49,7 @@ print(*sys.modules)
     assert [m for m in loaded if m.split(".")[0] in ("kernels", "cupy", "torch")] == []
 
 
+@pytest.mark.alone
 def test_import_is_fast():
     """Under 0.3 s beyond Python's start; the best of several, for a machine that is busy."""
 

@@ -32,6 +32,7 @@ def seconds(*command: str, **env: str) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
+@pytest.mark.alone
 def test_a_first_convolution_with_kernels_on_disk(tmp_path):
     """Python, import, loading the kernels and the result; the best of several, for a machine that is busy."""
     seconds("-c", FIRST, CONVKERN_CACHE_DIR=str(tmp_path))  # compiles
@@ -58,6 +59,7 @@ def test_warmup_compiles_all_that_training_needs(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_a_first_training_step_without_kernels_on_disk(tmp_path):
     """From the command to the end of an epoch of three steps, every kernel compiled on the way, with a message first."""
     write_data(tmp_path, 96, 40)
