@@ -68,39 +68,32 @@ def store_tile_at(typingctx, y, offset, places, first, tile):
     return types.void(y, types.int64, places, types.int64, tile), codegen
 
 
-@intrinsic
-def add_lane_products(typingctx, tile, w, w_offset, x, offset):
-    """tile[i] + w[w_offset …] * x[offset + i * lanes …], vector by vector: the same weights for neighbouring pixels."""
-
-    def codegen(context, builder, signature, args):
-        value, wv, wo, xv, start = args
-        weight = _load(builder, _address(context, builder, w, wv, wo), tile)
-        for i in range(tile.rows):
-            pixel = _load(builder, _address(context, builder, x, xv, _moved(builder, start, i * tile.lanes)), tile)
-            value = builder.insert_value(value, _fma(builder, weight, pixel, builder.extract_value(value, i)), i)
-        return value
-
-    return tile(tile, w, types.int64, x, types.int64), codegen
-
-
 @intrinsic(prefer_literal=True)
-def add_lane_products_at(typingctx, tile, w, w_offset, x, offset, places, first, together):
-    """tile[i] + w[w_offset …] * x[offset + places[first + i] …], vector by vector: pixels anywhere, but every group of
-    ``together`` side by side."""
-    width = _literal(together)
+def add_lane_products(typingctx, tile, w, w_offset, w_stride, x, offset, places, first, together, taps):
+    """tile[i] + the sum over t < ``taps`` of w[w_offset + t * w_stride …] * x[offset + places[first + i] + t * lanes …],
+    vector by vector: neighbouring taps. The pixels of every group of ``together`` lie side by side: their places but the
+    first are not looked up, and each that is loaded serves all taps that meet it."""
+    width, count = _literal(together), _literal(taps)
 
     def codegen(context, builder, signature, args):
-        value, wv, wo, xv, start, pv, number, _ = args
-        weight, at = _load(builder, _address(context, builder, w, wv, wo), tile), None
-        for i in range(tile.rows):
-            if i % width == 0:
-                place = builder.load(_address(context, builder, places, pv, _moved(builder, number, i)))
-                at = builder.add(place, start)
-            pixel = _load(builder, _address(context, builder, x, xv, _moved(builder, at, i % width * tile.lanes)), tile)
-            value = builder.insert_value(value, _fma(builder, weight, pixel, builder.extract_value(value, i)), i)
+        value, wv, wo, stride, xv, start, pv, number = args[:8]
+        weights = []
+        for _ in range(count):
+            weights.append(_load(builder, _address(context, builder, w, wv, wo), tile))
+            wo = builder.add(wo, stride)
+        for group in range(0, tile.rows, width):
+            place = builder.load(_address(context, builder, places, pv, _moved(builder, number, group)))
+            at = builder.add(place, start)
+            for j in range(width + count - 1):
+                pixel = _load(builder, _address(context, builder, x, xv, _moved(builder, at, j * tile.lanes)), tile)
+                for t in range(max(0, j - width + 1), min(count, j + 1)):
+                    i = group + j - t
+                    total = _fma(builder, weights[t], pixel, builder.extract_value(value, i))
+                    value = builder.insert_value(value, total, i)
         return value
 
-    return tile(tile, w, types.int64, x, types.int64, places, types.int64, together), codegen
+    number = types.int64
+    return tile(tile, w, number, number, x, number, places, number, together, taps), codegen
 
 
 @intrinsic
