@@ -5,12 +5,22 @@ Products and sums go lane by lane; pixels are found through tables of places, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .compiler import FASTMATH
 from .simd import VECTOR_BITS, Tile, _address, _fma, _literal, _load, _moved, _prefetch, _store
 from .tiles import _transposed
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """As :func:`compiler.helper`, and always part of its caller: a tile that is handed over then stays in registers."""
+    return numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, forceinline=True)(function)
 
 
 @intrinsic
@@ -35,20 +45,22 @@ def load_turned(typingctx, x, offset, stride, ahead):
 
 
 @intrinsic
-def store_turned(typingctx, y, offset, stride, tile):
-    """y[offset + j * stride + i] = row i, lane j of the tile, all of it."""
+def store_turned(typingctx, y, offset, stride, ahead, tile):
+    """y[offset + j * stride + i] = row i, lane j of the tile, all of it; what lies ``ahead`` elements behind is fetched for
+    writing."""
 
     def codegen(context, builder, signature, args):
-        yv, start, step, value = args
+        yv, start, step, behind, value = args
         for block in range(0, tile.rows, tile.lanes):
             to = _moved(builder, start, block)
             rows = [builder.extract_value(value, block + i) for i in range(tile.lanes)]
             for vector in _transposed(builder, rows, tile.lanes):
                 _store(builder, vector, _address(context, builder, y, yv, to), tile)
+                _prefetch(builder, _address(context, builder, y, yv, builder.add(to, behind)), 2, write=True)
                 to = builder.add(to, step)
         return context.get_dummy_value()
 
-    return types.void(y, types.int64, types.int64, tile), codegen
+    return types.void(y, types.int64, types.int64, types.int64, tile), codegen
 
 
 @intrinsic

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from .. import host
-from ..compiler import helper
-from ..lanes import add_lane_products, store_tile_at, store_turned
+from ..lanes import add_lane_products, inlined, store_tile_at, store_turned
 from ..simd import lanes_of, load_tile, relu_tile
 from ..spec import ConvSpec
 from ..threads import num_threads, parallel, thread_rows
@@ -76,11 +75,11 @@ def _pack(job, worker, w, bias, taps, layout, biases, packed):
             c = c + 1 if c + 1 < layout.channels else 0
 
 
-@helper
-def store_results(y, at, apart, tile, wanted, count):
+@inlined
+def store_results(y, at, apart, tile, wanted, count, ahead):
     """Write the first ``count`` pixels of a tile to the first ``wanted`` planes, ``apart`` elements apart."""
     if wanted >= lanes_of(y) and count >= PIXELS:
-        store_turned(y, at, apart, tile)
+        store_turned(y, at, apart, ahead, tile)
     else:
         store_transposed(y, at, 1, apart, 0, 1, tile, wanted, count)
 
@@ -88,7 +87,7 @@ def store_results(y, at, apart, tile, wanted, count):
 def _tap_loop(together: int) -> Callable[..., Any]:
     """The function that adds the products of some taps to a tile whose pixels lie side by side ``together`` at a time."""
 
-    @helper
+    @inlined
     def add_taps(tile, packed, weight, pitch, mine, start, bases, at, shifts, spans, t, end):
         while t < end:
             here = start + shifts[t]
@@ -105,10 +104,10 @@ def _tap_loop(together: int) -> Callable[..., Any]:
     return add_taps
 
 
-_add_taps, _add_taps_in_fours = _tap_loop(PIXELS), _tap_loop(4)
+_add_taps, _add_taps_in_pairs = _tap_loop(PIXELS), _tap_loop(2)
 
 
-@helper
+@inlined
 def _add_taps_anywhere(tile, packed, weight, pitch, mine, start, bases, at, shifts, t, end):
     while t < end:
         tile = add_lane_products(tile, packed, weight, pitch, mine, start + shifts[t], bases, at, 1, 1)
@@ -117,19 +116,19 @@ def _add_taps_anywhere(tile, packed, weight, pitch, mine, start, bases, at, shif
     return tile
 
 
-@helper
+@inlined
 def _sum_tile(tile, at, first_tap, end, weight, layout, packed, mine, bases, shifts, spans):
     """Add the products of a class's taps, over the inner planes, to the tile of results whose first base is bases[at]."""
     lanes, pitch = lanes_of(mine), layout.pitch
-    in_fours = True
-    for j in range(0, PIXELS, 4):
-        in_fours &= bases[at + j + 3] - bases[at + j] == 3 * lanes
+    in_pairs = True
+    for j in range(0, PIXELS, 2):
+        in_pairs &= bases[at + j + 1] - bases[at + j] == lanes
     for i in range(layout.inner):
         start = i * layout.image
         if bases[at + PIXELS - 1] - bases[at] == (PIXELS - 1) * lanes:
             tile = _add_taps(tile, packed, weight, pitch, mine, start, bases, at, shifts, spans, first_tap, end)
-        elif in_fours:
-            tile = _add_taps_in_fours(
+        elif in_pairs:
+            tile = _add_taps_in_pairs(
                 tile, packed, weight, pitch, mine, start, bases, at, shifts, spans, first_tap, end
             )
         else:
@@ -163,8 +162,8 @@ def _sums(
         for i in range(layout.inner):
             begin = ((plane * layout.inner + i) * height + top) * width
             now = load_pixels(
-                source, begin, layout.inner * height * width, wanted, loaded, end, limit, width, layout.all_rows,
-                kept, places, mine, i * layout.image,
+                source, begin, layout.inner * height * width, wanted, loaded, end, limit, width, layout.ahead,
+                layout.all_rows, kept, places, mine, i * layout.image,
             )  # fmt: skip
         loaded = now
         for o in range(layout.outer):
@@ -185,7 +184,7 @@ def _sums(
                         tile, first + f, first_tap, end_tap, weight, layout, packed, mine, bases, shifts, spans
                     )
                     if layout.direct:
-                        store_results(result, to + f, apart, tile, wanted, (p + rows) * row - f)
+                        store_results(result, to + f, apart, tile, wanted, (p + rows) * row - f, layout.ahead_result)
                     else:
                         store_tile_at(mine, sums, targets, first + f, tile)
             if not layout.direct:
@@ -193,7 +192,7 @@ def _sums(
                 last = min(last, layout.result[0] - p0 * layout.step[0]) * result_w
                 for f in range(p * layout.step[0] * result_w, last, PIXELS):
                     tile = load_tile(mine, sums + f * lanes, lanes, PIXELS, 1)
-                    store_results(result, to + f, apart, tile, wanted, last - f)
+                    store_results(result, to + f, apart, tile, wanted, last - f, layout.ahead_result)
 
 
 def _run(

@@ -79,13 +79,26 @@ def _tap_kernel(pixels: int, taps: int) -> ParallelKernel:
                 end = (p + layout.chunk + more + strip.rows - strip.results) * strip.phases[0] * width
                 end = limit if p + layout.chunk >= results else min(limit, end)
                 loaded = load_pixels(
-                    x, begin, height * width, wanted, loaded, end, limit, width, layout.all_rows, kept, places, mine, 0
+                    x,
+                    begin,
+                    height * width,
+                    wanted,
+                    loaded,
+                    end,
+                    limit,
+                    width,
+                    layout.ahead,
+                    layout.all_rows,
+                    kept,
+                    places,
+                    mine,
+                    0,
                 )
                 first, last = p * layout.result[1], min(p + layout.chunk, results) * layout.result[1]
                 for o in range(layout.outer):
                     come = (plane * layout.outer + o) * size + p0 * layout.result[1]
                     for f in range(first, last, lanes):
-                        square = read_square(gy, come + f, layout.outer * size, wanted, last - f)
+                        square = read_square(gy, come + f, layout.outer * size, wanted, last - f, layout.ahead_result)
                         store_tile(mine, gradients + (f - first) * lanes, lanes, square)
                     behind = gradients + (last - first + lanes - 1) // lanes * lanes * lanes
                     store_tile(mine, behind, lanes, zero_tile(sums, pixels, 1))

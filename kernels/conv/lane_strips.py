@@ -8,6 +8,7 @@ second one, which pixel the first tap of each result meets.
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from .. import host, simd
 from ..compiler import helper
-from ..lanes import load_turned, store_tile_at
+from ..lanes import inlined, load_turned, store_tile_at
 from ..simd import lanes_of, store_tile, zero_tile
 from ..spec import ConvSpec, Pair
 from ..tiles import load_transposed
@@ -27,7 +28,8 @@ JOBS = 8  # jobs wanted before a strip is cut into several
 CHUNK_BYTES = 24 * 1024  # of pixels that are wanted in the first-level cache
 FAR = 1.5  # times that products take where they are not there
 ANYWHERE = 1.6  # times that the products of a tile of pixels on two rows take
-AHEAD = 6  # vectors that reading squares fetches ahead
+AHEAD = 6  # vectors of a plane that are fetched ahead, where not the same ones of the next block are
+BLOCK_BYTES = host.l2_bytes() // 4  # of a block of planes that is fetched while the one before is computed
 END = 16  # entries behind a table that whole tiles may read
 TOGETHER = 3  # neighbouring taps that share the pixels they load, at most
 
@@ -47,6 +49,8 @@ class Layout(NamedTuple):
     direct: bool  # tiles are written straight to the result
     all_rows: bool  # every row of the source meets a tap
     chunk: int  # rows of results that are computed at a time, when the pixels that they meet have just been read
+    ahead: int  # elements of the source, and of the result, that are fetched ahead
+    ahead_result: int
     activation: int
 
 
@@ -102,7 +106,7 @@ def lane_work(
         Bytes of an element.
     """
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    step, planes = (axes[0].step, axes[1].step), spec.n * spec.c
+    step, planes, size = (axes[0].step, axes[1].step), spec.n * spec.c, (axes[0].size, axes[1].size)
     direct = len(axes[0].classes) * len(axes[1].classes) == 1 and step == (1, 1)
     strip = _cut(axes, inner, beside if direct else step[0] * result[1], -(-planes // lanes), itemsize * lanes)
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
@@ -116,7 +120,9 @@ def lane_work(
     pitch = (-(-(spec.c + lanes - 1) // lanes) | 1) * lanes
     layout = Layout(
         planes, spec.c, inner, outer, result, step, axes[0].results, (strip.planes * strip.plane + 1) * lanes, pitch,
-        direct, len(axes[0].used) == axes[0].phases, chunk, spec.activation,
+        direct, len(axes[0].used) == axes[0].phases, chunk,
+        *(_ahead(count * math.prod(area), lanes, itemsize) for count, area in ((inner, size), (outer, result))),
+        spec.activation,
     )  # fmt: skip
     return Work(
         layout, strip, lanes, phase_table(axes), rows_kept, _places(axes, strip, lanes), classes,
@@ -132,11 +138,16 @@ def _cut(axes: tuple[Axis, Axis], inner: int, row: int, blocks: int, vector_byte
     return make_strip(axes, inner, vector_bytes, source * vector_bytes * (axes[0].span + max(1, min(most, wanted))))
 
 
+def _ahead(apart: int, lanes: int, itemsize: int) -> int:
+    """Elements to fetch ahead of planes ``apart`` elements apart: hardware foresees no short runs of many planes."""
+    return apart * lanes if apart * lanes * itemsize <= BLOCK_BYTES else AHEAD * lanes
+
+
 def _tiles(rows: int, width: int) -> tuple[float, bool]:
     """Tiles for so many rows of results, in the time of one whose pixels lie side by side; and if they keep to a row,
     where the last one overlaps the one before."""
     across, flat = -(-width // PIXELS), -(-rows * width // PIXELS)
-    broken = 0 if width % PIXELS == 0 else min(flat, rows) if width % 4 else 0
+    broken = 0 if width % PIXELS == 0 else min(flat, rows) if width % 2 else 0
     cost = flat + broken * (ANYWHERE - 1)
     return (rows * across, True) if width >= PIXELS and rows * across < cost else (cost, False)
 
@@ -144,10 +155,10 @@ def _tiles(rows: int, width: int) -> tuple[float, bool]:
 def _chunk(axes: tuple[Axis, Axis], strip: Strip, vector_bytes: int) -> int:
     """Rows of results for whose sums the tiles are full, and whose pixels fit the first-level cache."""
 
-    def cost(rows: int) -> float:
+    def cost(rows: int) -> tuple[float, int]:
         pixels = (rows + axes[0].span) * strip.planes * strip.pitch
         tiles = sum(_tiles(rows, c.results)[0] for c in axes[1].classes)
-        return tiles / rows * (1 if pixels * vector_bytes <= CHUNK_BYTES else FAR)
+        return tiles / rows * (1 if pixels * vector_bytes <= CHUNK_BYTES else FAR), -rows
 
     return min(range(1, strip.results + 1), key=cost)
 
@@ -218,17 +229,18 @@ def pad_strip(p0, strip, phases, scratch, at):
                 at += strip.pitch * lanes
 
 
-@helper
-def read_square(source, at, apart, wanted, count):
-    """The first ``count`` pixels of the first ``wanted`` planes from source[at], ``apart`` elements apart, transposed."""
+@inlined
+def read_square(source, at, apart, wanted, count, ahead):
+    """The first ``count`` pixels of the first ``wanted`` planes from source[at], ``apart`` elements apart, transposed; those
+    ``ahead`` elements behind are fetched into the second-level cache."""
     lanes = lanes_of(source)
     if wanted >= lanes and count >= lanes:
-        return load_turned(source, at, apart, AHEAD * lanes)
+        return load_turned(source, at, apart, ahead)
     return load_transposed(source, at, apart, wanted, count)
 
 
 @helper
-def load_pixels(source, begin, apart, wanted, loaded, end, limit, width, all_rows, kept, places, scratch, at):
+def load_pixels(source, begin, apart, wanted, loaded, end, limit, width, ahead, all_rows, kept, places, scratch, at):
     """Transpose pixels ``loaded`` … ``end`` - 1 of the first ``wanted`` planes, ``apart`` elements apart, to their places
     in the strip at scratch[at], and some more; gives how many are there now. None is read from ``limit`` on.
 
@@ -238,15 +250,14 @@ def load_pixels(source, begin, apart, wanted, loaded, end, limit, width, all_row
     lanes = lanes_of(scratch)
     if all_rows:
         while loaded < end:
-            store_tile_at(
-                scratch, at, places, loaded, read_square(source, begin + loaded, apart, wanted, limit - loaded)
-            )
+            square = read_square(source, begin + loaded, apart, wanted, limit - loaded, ahead)
+            store_tile_at(scratch, at, places, loaded, square)
             loaded += lanes
     else:
         while loaded < end:
             if kept[loaded // width % kept.size]:
                 for f in range(loaded, loaded + width, lanes):
-                    square = read_square(source, begin + f, apart, wanted, loaded + width - f)
+                    square = read_square(source, begin + f, apart, wanted, loaded + width - f, ahead)
                     store_tile_at(scratch, at, places, f, square)
             loaded += width
     return loaded
