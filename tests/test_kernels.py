@@ -500,6 +500,7 @@ def test_depthwise_rows_at_every_edge_of_their_tiles(row, stride, dtype, monkeyp
     from convkern.kernels.conv import cpu_depthwise
 
     monkeypatch.setattr(cpu_depthwise, "PIXELS", 60)
+    monkeypatch.setattr(cpu_depthwise, "LANES", np.inf)  # whatever is faster
     cpu_depthwise._layout.cache_clear()
     paddings = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 0), (1, 3)))
     for width in (3, 8, 15, 16, 17, 18, 31, 32, 33, 34, 47, 65):
@@ -509,6 +510,73 @@ def test_depthwise_rows_at_every_edge_of_their_tiles(row, stride, dtype, monkeyp
             spec = ConvSpec(4, 2, 2 + width % 2 * 4, 2, size, kernel, (stride, stride), padding, (1, 1), out)
             assert check_conv(row, spec, dtype, make=integers, exact=True)
     cpu_depthwise._layout.cache_clear()
+
+
+def lane_specs() -> list[ConvSpec]:
+    """Tiles of one row and of several, short strips, unused rows, blocks over several images, and several filters."""
+    specs = []
+    shapes = (  # batch, channels, filters of each, size, kernel, stride, padding, dilation
+        (3, 7, 1, (9, 40), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+        (2, 19, 2, (7, 33), (2, 3), (1, 1), ((0, 1), (2, 0)), (2, 1)),
+        (5, 3, 1, (12, 5), (4, 4), (3, 2), ((2, 2), (2, 2)), (1, 1)),
+        (1, 33, 1, (11, 17), (1, 2), (3, 3), ((0, 0), (0, 0)), (1, 1)),  # rows and columns that no tap meets
+        (2, 16, 3, (6, 6), (1, 1), (2, 3), ((1, 0), (0, 1)), (1, 1)),
+        (1, 5, 1, (3, 50), (3, 9), (1, 2), ((1, 1), (4, 4)), (1, 3)),
+        (40, 1, 2, (5, 4), (5, 6), (1, 1), ((2, 2), (3, 3)), (1, 1)),  # one channel: a block of images
+        (1, 2, 1, (1, 1), (3, 3), (3, 3), ((1, 1), (1, 1)), (1, 1)),  # a stride beyond the image
+        (1, 9, 1, (20, 3), (2, 2), (4, 5), ((0, 0), (2, 1)), (3, 2)),
+    )
+    for n, c, filters, size, kernel, stride, padding, dilation in shapes:
+        out = tuple(output_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2))
+        specs.append(ConvSpec(n, c, c * filters, c, size, kernel, stride, padding, dilation, out))
+    return specs
+
+
+@pytest.fixture(params=[False, True], ids=["usual", "tiny"])
+def lane_strips(request, monkeypatch):
+    """The module of strips, with its usual sizes or such that each strip and chunk has a row or two."""
+    from convkern.kernels.conv import cpu_depthwise_lanes, cpu_depthwise_lanes_weight, lane_strips
+
+    caches = (cpu_depthwise_lanes._forward_work, cpu_depthwise_lanes._gradient_work, cpu_depthwise_lanes_weight._work)
+    if request.param:
+        monkeypatch.setattr(lane_strips, "STRIP_BYTES", 6000)
+        monkeypatch.setattr(lane_strips, "CHUNK_BYTES", 4000)
+        monkeypatch.setattr(cpu_depthwise_lanes_weight, "PART_PIXELS", 1)
+    for cache in caches:
+        cache.cache_clear()
+    yield lane_strips
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "lanes"], ids=row_id)
+def test_lane_rows_at_every_edge_of_strips_and_tiles(row, dtype, lane_strips):
+    for spec in lane_specs():
+        assert check_conv(row, spec, dtype, make=integers, exact=True)
+        assert check_conv(row, spec._replace(activation=int(row.direction == "forward")), dtype)
+
+
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "lanes"], ids=row_id)
+def test_lane_rows_refuse_what_does_not_fit(row):
+    spec = lane_specs()[0]
+    problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
+    assert row.refuses(problem) == ""
+    assert "group" in row.refuses(problem._replace(spec=spec._replace(groups=1)))
+    wide = spec._replace(size=(9, 90000), out=(9, 90000))
+    assert "short enough" in row.refuses(problem._replace(spec=wide))
+
+
+def test_depthwise_rows_leave_to_lanes_what_they_are_slower_at():
+    """7x7 planes fill half of a row's vector but read in place; of 4x4 planes nothing is left but padding."""
+    from convkern.kernels.conv import cpu_depthwise
+
+    for n, c, size, kernel, lanes in ((38, 28, (4, 4), (7, 5), True), (16, 192, (28, 28), (3, 3), False)):
+        padding = tuple((k // 2, k // 2) for k in kernel)
+        spec = ConvSpec(n, c, c, c, size, kernel, (1, 1), padding, (1, 1), size)
+        for direction in ("forward", "input_grad", "weight_grad"):
+            problem = Problem("conv", direction, "cpu", "float32", "default", spec)
+            assert ("lanes" in cpu_depthwise.refuses(problem)) == lanes
 
 
 def test_blocks_follow_the_hosts_cache(monkeypatch):
