@@ -234,6 +234,8 @@ def refusal(problem: Problem, make: Callable[[ConvSpec, int], Work]) -> str:
         return reason
     if problem.spec.c != problem.spec.groups:
         return "takes one input channel a group"
+    if problem.spec.c == 1:
+        return "leaves a single channel to the general rows"
     itemsize = 8 if problem.dtype == "float64" else 4
     if make(problem.spec, itemsize).scratch * itemsize > MOST_BYTES:
         return f"takes rows short enough for a strip of {MOST_BYTES >> 10} KiB"
