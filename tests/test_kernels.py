@@ -522,7 +522,7 @@ def lane_specs() -> list[ConvSpec]:
         (1, 33, 1, (11, 17), (1, 2), (3, 3), ((0, 0), (0, 0)), (1, 1)),  # rows and columns that no tap meets
         (2, 16, 3, (6, 6), (1, 1), (2, 3), ((1, 0), (0, 1)), (1, 1)),
         (1, 5, 1, (3, 50), (3, 9), (1, 2), ((1, 1), (4, 4)), (1, 3)),
-        (40, 1, 2, (5, 4), (5, 6), (1, 1), ((2, 2), (3, 3)), (1, 1)),  # one channel: a block of images
+        (40, 1, 1, (5, 4), (5, 6), (1, 1), ((2, 2), (3, 3)), (1, 1)),  # one channel: a block of images
         (1, 2, 1, (1, 1), (3, 3), (3, 3), ((1, 1), (1, 1)), (1, 1)),  # a stride beyond the image
         (1, 9, 1, (20, 3), (2, 2), (4, 5), ((0, 0), (2, 1)), (3, 2)),
     )
@@ -542,6 +542,7 @@ def lane_strips(request, monkeypatch):
         monkeypatch.setattr(lane_strips, "STRIP_BYTES", 6000)
         monkeypatch.setattr(lane_strips, "CHUNK_BYTES", 4000)
         monkeypatch.setattr(cpu_depthwise_lanes_weight, "PART_PIXELS", 1)
+    monkeypatch.setattr(cpu_depthwise_lanes, "FILLED", 0)
     for cache in caches:
         cache.cache_clear()
     yield lane_strips
@@ -563,7 +564,9 @@ def test_lane_rows_refuse_what_does_not_fit(row):
     spec = lane_specs()[0]
     problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
     assert row.refuses(problem) == ""
-    assert "group" in row.refuses(problem._replace(spec=spec._replace(groups=1)))
+    assert "a group" in row.refuses(problem._replace(spec=spec._replace(groups=1)))
+    assert "filters" in row.refuses(problem._replace(spec=spec._replace(c=1, groups=1)))
+    assert "enough" in row.refuses(problem._replace(spec=spec._replace(n=1, c=1, k=1, groups=1)))
     wide = spec._replace(size=(9, 90000), out=(9, 90000))
     assert "short enough" in row.refuses(problem._replace(spec=wide))
 

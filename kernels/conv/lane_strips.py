@@ -118,11 +118,13 @@ def lane_work(
     chunk = _chunk(axes, strip, inner * itemsize * lanes)
     # Taps an odd number of vectors apart lie in different sets of the cache.
     pitch = (-(-(spec.c + lanes - 1) // lanes) | 1) * lanes
+    ahead, ahead_result = (
+        _ahead(count * math.prod(area), lanes, itemsize) for count, area in ((inner, size), (outer, result))
+    )
     layout = Layout(
         planes, spec.c, inner, outer, result, step, axes[0].results, (strip.planes * strip.plane + 1) * lanes, pitch,
-        direct, len(axes[0].used) == axes[0].phases, chunk,
-        *(_ahead(count * math.prod(area), lanes, itemsize) for count, area in ((inner, size), (outer, result))),
-        spec.activation,
+        direct, len(axes[0].used) == axes[0].phases, chunk, ahead,
+        ahead_result, spec.activation,
     )  # fmt: skip
     return Work(
         layout, strip, lanes, phase_table(axes), rows_kept, _places(axes, strip, lanes), classes,
