@@ -349,6 +349,52 @@ def test_receptive_fields():
     assert fields(nn.Sequential(nn.AdaptiveAvgPool2d(2)), 1, 8, 6) == [(4, 3)]
 
 
+def test_receptive_fields_of_dilated_pooling_unpooling_and_resizing():
+    assert fields(nn.Sequential(nn.MaxPool2d((3, 2), 1, dilation=(2, 3))), 1, 9, 9) == [(5, 4)]
+    up = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 3))
+    assert fields(up, 1, 8, 8) == [(3, 3), (3, 3), (4, 4)]
+    linear = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(1, 1, 2))
+    assert fields(linear, 1, 8, 8) == [(2, 2), (2, 2)]
+
+
+class Returns(nn.Module):
+    """A layer without members whose result is what a function makes of x."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(x)
+
+
+class PoolAndBack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.back = nn.MaxUnpool2d(2)
+        self.both = Returns(lambda x: {"x": x, "more": [x, (x[:, :1],)]})
+        self.nothing = Returns(lambda x: None)
+        self.last = nn.Conv2d(2, 1, 3)
+
+    def forward(self, x):
+        x = self.both(self.back(*self.pool(self.conv(x))))["x"]
+        self.nothing(x)
+        return self.last(x=x)
+
+
+def test_summary_of_layers_with_several_results():
+    summary = PoolAndBack().summary((1, 8, 8))
+    facts = {layer.name: layer for layer in summary.layers}
+    assert list(facts) == ["conv", "pool", "back", "both", "last"]
+    assert facts["pool"].output_shape == (1, 2, 4, 4)
+    assert facts["pool"].memory == 2 * 16 * (4 + 8)  # values and int64 indices
+    assert facts["both"].memory == (128 + 128 + 64) * 4
+    assert [layer.receptive_field for layer in summary.layers][:4] == [(3, 3), (4, 4), (4, 4), (4, 4)]
+    assert facts["last"].multiply_adds == 36 * 18
+
+
 def test_receptive_fields_are_where_the_gradient_reaches():
     model = nn.Sequential(
         nn.Conv2d(1, 2, (3, 2), stride=2, dilation=(1, 3)), nn.AvgPool2d((2, 3), stride=1), nn.Conv2d(2, 1, 3, stride=(2, 1)),

@@ -95,7 +95,7 @@ def test_run_folder_holds_everything(finished):
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "plan.json", "curves.png", "confusion.png", "filters.png", "features.png",
-        "last.safetensors", "best.safetensors",
+        "gradients.png", "last.safetensors", "best.safetensors",
     }  # fmt: skip
     lines = metrics_without_times(finished.folder)
     assert [line["epoch"] for line in lines] == [1, 2]

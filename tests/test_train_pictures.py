@@ -61,9 +61,9 @@ def test_filters_and_features_of_lenet(tmp_path):
 
 def test_features_are_what_the_layers_give():
     model = ck.models.lenet5()
-    layers = [layer for _, layer in plots.convolutions(model)]
+    names, layers = zip(*plots.convolutions(model), strict=True)
     x = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype(np.float32)
-    maps, logits = plots._record(model, layers, x)
+    maps, logits = plots._record(model, names, x)
     assert [y.shape for y in maps] == [(6, 28, 28), (16, 10, 10)]
     np.testing.assert_array_equal(maps[0], layers[0](x).data[0])
     np.testing.assert_array_equal(logits, model(x).data[0])

@@ -105,6 +105,9 @@ class _Conv(_Weighted):
         options = (self.stride, padding, self.dilation, self.groups)
         return type(self).function(x, self.weight, self.bias, *options, activation=activation)
 
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        return (self.kernel_size[axis] - 1) * self.dilation[axis] + 1, self.stride[axis]
+
     def multiply_adds(self, y_shape: tuple[int, ...]) -> int:
         return conv_multiply_adds(y_shape, self.weight.shape)
 
@@ -192,6 +195,10 @@ class _ConvTranspose(_Weighted):
         if any(not a <= v <= b for a, v, b in zip(least, wanted, most, strict=True)):
             raise ValueError(f"{name}: output_size must be between {least} and {most} for x {x_shape}, got {wanted}")
         return tuple(v - a for v, a in zip(wanted, least, strict=True))
+
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        taps = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        return -(-taps // self.stride[axis]), 1 / self.stride[axis]
 
     def multiply_adds(self, y_shape: tuple[int, ...]) -> int:
         """Each input pixel meets K/groups·R·S weights."""

@@ -254,6 +254,24 @@ class Module:
         for parameter in self.parameters():
             parameter.mark_changed()
 
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        """What a pixel of the result sees along an axis: for the receptive fields of :meth:`summary`.
+
+        Parameters
+        ----------
+        axis : int
+            Of the pixels, from 0.
+        before, after : int
+            The size of the input and of the result along it.
+
+        Returns
+        -------
+        (float, float)
+            Pixels of the input, dilation counted, and those from one pixel of the result to the next. By default one and one;
+            layers with windows say otherwise.
+        """
+        return 1, 1
+
     def extra_repr(self) -> str:
         """What ``repr`` says about this module's options."""
         return ""

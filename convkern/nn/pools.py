@@ -8,6 +8,11 @@ from .. import ops
 from .module import Module
 
 
+def _along(value: Any, axis: int) -> int:
+    """One int for all axes, or one for each."""
+    return int(value[axis] if isinstance(value, (tuple, list)) else value)
+
+
 class _Pool(Module):
     """A layer that calls one function with the options that it was made with."""
 
@@ -24,6 +29,11 @@ class _Windows(_Pool):
     kernel_size: Any
     stride: Any
     padding: Any = 0
+    dilation: Any = 1
+
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        taps = (_along(self.kernel_size, axis) - 1) * _along(self.dilation, axis) + 1
+        return taps, _along(self.kernel_size if self.stride is None else self.stride, axis)
 
     def extra_repr(self) -> str:
         stride = self.kernel_size if self.stride is None else self.stride
@@ -36,7 +46,7 @@ class _MaxPool(_Windows):
         return_indices: bool = False, ceil_mode: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.options = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -127,6 +137,9 @@ class _Adaptive(_Pool):
 
     output_size: Any
 
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        return -(-before // after), before / after
+
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
 
@@ -188,6 +201,9 @@ class _MaxUnpool(_Windows):
     def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
         return type(self).function(x, indices, *self.options, output_size)
 
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        return 1, before / after
+
 
 class MaxUnpool1d(_MaxUnpool):
     """Values back at the places where max pooling found them, see :func:`convkern.max_unpool1d`."""
@@ -219,6 +235,9 @@ class Upsample(_Pool):
         super().__init__()
         self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
         self.options = (size, scale_factor, mode, align_corners, recompute_scale_factor)
+
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        return 1 if self.mode == "nearest" else 2, before / after
 
     def extra_repr(self) -> str:
         wanted = f"scale_factor={self.scale_factor}" if self.size is None else f"size={self.size}"

@@ -18,10 +18,10 @@ class LayerFacts(NamedTuple):
 
     name: str
     kind: str
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]  # of the first result, where there are several
     parameters: int
     multiply_adds: int
-    memory: int  # bytes of the output
+    memory: int  # bytes of all results
     receptive_field: tuple[int, int] | None  # height and width in pixels of the input; None: all of it
 
 
@@ -87,42 +87,32 @@ class _Fields:
         self._kept: list[Any] = []  # so that no id is given twice
         self._widest: Any = self._START
 
-    def after(self, module: Module, x: Any, y: Any) -> tuple[int, int] | None:
-        """The field of the layer's result y; None where it has no pixels any more."""
+    def after(self, module: Module, x: Any, results: list[Any]) -> tuple[int, int] | None:
+        """The field of the layer's results, by the first of them; None where it has no pixels any more."""
+        y = results[0]
         sizes, steps = self._known.get(id(x), self._widest)
-        if len(y.shape) == 4 and len(x.shape) == 4:
-            windows = [_window(module, axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in range(2)]
+        if len(y.shape) == 4 and len(getattr(x, "shape", ())) == 4:
+            windows = [module.window(axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in range(2)]
             sizes = tuple(
                 int(size + (kernel - 1) * step) for size, step, (kernel, _) in zip(sizes, steps, windows, strict=True)
             )
             steps = tuple(step * stride for step, (_, stride) in zip(steps, windows, strict=True))
         found = (sizes, steps)
-        self._known[id(y)] = found
-        self._kept.append(y)
+        for result in results:
+            self._known[id(result)] = found
+            self._kept.append(result)
         if sizes >= self._widest[0]:
             self._widest = found
         return sizes if len(y.shape) == 4 else None
 
 
-def _window(module: Module, axis: int, before: int, after: int) -> tuple[float, float]:
-    """The pixels that a layer's result sees of its input along an axis, dilation counted, and those from one to the next."""
-
-    def along(value: Any) -> int:
-        return int(value[axis] if isinstance(value, (tuple, list)) else value)
-
-    name = type(module).__name__
-    if name.startswith("Adaptive"):
-        return -(-before // after), before / after
-    if name == "Upsample":
-        return 1, before / after
-    kernel = getattr(module, "kernel_size", None)
-    if kernel is None or name.startswith("MaxUnpool"):
-        return 1, 1
-    stride = getattr(module, "stride", None)
-    taps, step = along(kernel), along(kernel if stride is None else stride)
-    if name.startswith("ConvTranspose"):
-        return -(-taps // step), 1 / step
-    return (taps - 1) * along(getattr(module, "dilation", 1)) + 1, step
+def _arrays(result: Any) -> list[Any]:
+    """The arrays of a layer's result, which may be a tuple, a list or a dict of them."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in _arrays(part)]
+    return [result] if hasattr(result, "shape") else []
 
 
 def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
@@ -135,16 +125,18 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
 
     def note(name: str) -> Any:
         def hook(module: Module, args: tuple[Any, ...], result: Any) -> None:
+            results = _arrays(result)
+            if not results:
+                return
             # A parameter that several layers share is counted where it is met first.
             fresh = [p for p in module._parameters.values() if id(p) not in counted]
             counted.update(id(p) for p in fresh)
-            macs = getattr(module, "multiply_adds", lambda y: 0)(result.shape)
+            shape = results[0].shape
+            macs = getattr(module, "multiply_adds", lambda y: 0)(shape)
             number = sum(p.size for p in fresh)
-            memory = math.prod(result.shape) * result.dtype.itemsize
-            field = fields.after(module, args[0], result)
-            facts.append(
-                LayerFacts(name or "(model)", type(module).__name__, result.shape, number, macs, memory, field)
-            )
+            memory = sum(math.prod(y.shape) * y.dtype.itemsize for y in results)
+            field = fields.after(module, args[0] if args else None, results)
+            facts.append(LayerFacts(name or "(model)", type(module).__name__, shape, number, macs, memory, field))
 
         return hook
 

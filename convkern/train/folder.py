@@ -15,6 +15,7 @@ CURVES = "curves.png"
 CONFUSION = "confusion.png"
 FILTERS = "filters.png"
 FEATURES = "features.png"
+GRADIENTS = "gradients.png"
 
 
 def create(config: Config) -> Path:

@@ -305,7 +305,18 @@ class Trainer:
         plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
         plots.filters(self._tested, self.folder / folders.FILTERS)
         plots.features(self._tested, self.test_set, self.facts, self.folder / folders.FEATURES)
+        plots.gradient_flow(self._with_gradients(), self.folder / folders.GRADIENTS)
         return found.accuracy
+
+    def _with_gradients(self) -> Any:
+        """A copy of the model, with the gradients of the run's first batch."""
+        model = build_model(self.facts)
+        model.load_state_dict(self.model.state_dict())
+        self.loader.set_epoch(0)
+        x, labels = next(iter(self.loader))
+        self._start_noise()
+        self._loss(model(x), labels).backward()
+        return model
 
 
 def _batch_counts(images: int, batch_size: int) -> list[int]:

@@ -1,6 +1,7 @@
-"""The pictures of a run: curves, confusion matrix, filters, feature maps.
+"""The pictures of a run: curves, confusion matrix, filters, feature maps, gradients.
 
-Figures are made without pyplot, so that drawing touches no global state and needs no display.
+Figures are made without pyplot, so that drawing touches no global state and needs no display. Those of any layer (`filters`,
+`feature_maps`, `gradient_flow`) are returned, so that a notebook shows them, and written where a path is given.
 """
 
 from __future__ import annotations
@@ -82,20 +83,49 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     _write(figure, path)
 
 
-def filters(model: Any, path: Path) -> None:
-    """Draw the filters of a model's first convolution.
+def filters(
+    model: Any,
+    path: Path | None = None,
+    layer: str | None = None,
+    channel: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+) -> Any:
+    """Draw the filters of a layer.
 
     Parameters
     ----------
     model : convkern.nn.Module
-    path : Path
+    path : Path, optional
         PNG to write; nothing is written for a model without a convolution.
+    layer : str, optional
+        Name of a convolution of one or two axes, or of a Linear, in ``model.named_modules()``; by default the first
+        convolution.
+    channel : int, optional
+        Draw the filters' weights for this input channel. By default those of three channels are colours, others the
+        mean over the channels.
+    shape : (int, int, int), optional
+        (C, H, W) of the pictures that a Linear takes after they were flattened.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None for a model without a convolution.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or it has no filters that could be drawn so.
     """
-    layers = convolutions(model)
-    if not layers:
-        return
-    name, layer = layers[0]
-    w = layer.weight.detach().numpy()  # (K, C/groups, R, S)
+    if layer is None:
+        layers = convolutions(model)
+        if not layers:
+            return None
+        layer = layers[0][0]
+    w = _filters_of(layer, _layer(model, layer), shape)  # (K, C, R, S)
+    if channel is not None:
+        if not 0 <= channel < w.shape[1]:
+            raise ValueError(f"channel must be from 0 to {w.shape[1] - 1} for layer {layer!r}, got {channel}")
+        w = w[:, channel : channel + 1]
     shown = w[:_MAX_FILTERS]
     columns = min(8, max(len(shown), 1)) if len(shown) > 6 else len(shown)
     rows = math.ceil(len(shown) / columns)
@@ -114,8 +144,25 @@ def filters(model: Any, path: Path) -> None:
     if image is not None:
         figure.colorbar(image, ax=grid.ravel().tolist(), shrink=0.85, label="weight")
     of = f"{len(shown)} of {len(w)}" if len(shown) < len(w) else f"{len(w)}"
-    figure.suptitle(f"First layer, {name!r}: {of} filters of {w.shape[2]}x{w.shape[3]}")
-    _write(figure, path)
+    first = convolutions(model)[:1]
+    place = "First layer" if first and first[0][0] == layer else "Layer"
+    figure.suptitle(f"{place}, {layer!r}: {of} filters of {w.shape[2]}x{w.shape[3]}")
+    return _finish(figure, path)
+
+
+def _filters_of(name: str, layer: Any, shape: tuple[int, int, int] | None) -> np.ndarray:
+    """The weights of a layer as (K, C, R, S)."""
+    weight = layer._parameters.get("weight")
+    if isinstance(layer, ck.nn.Linear):
+        if shape is None or math.prod(shape) != weight.shape[1]:
+            raise ValueError(f"shape must be (C, H, W) of the {weight.shape[1]} inputs of layer {name!r}, got {shape}")
+        return weight.detach().numpy().reshape(-1, *shape)
+    if weight is None or len(weight.shape) not in (3, 4):
+        raise ValueError(f"layer {name!r} must be a convolution of one or two axes, or a Linear, got {layer!r:.60}")
+    w = weight.detach().numpy()
+    w = w[:, :, None] if w.ndim == 3 else w  # (K, C, S) -> (K, C, 1, S)
+    # A transposed convolution has its inputs first.
+    return np.swapaxes(w, 0, 1) if type(layer).__name__.startswith("ConvTranspose") else w
 
 
 def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
@@ -130,22 +177,70 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
     path : Path
         PNG to write; nothing is written for a model without a convolution.
     """
-    layers = convolutions(model)
-    if not layers:
+    if not convolutions(model):
         return
-    chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MAX_LAYERS)).astype(int))]
     with ck.data.DataLoader(dataset, 1, mean=facts.mean, std=facts.std).batches() as batches:
         x, labels = next(batches)
-    maps, logits = _record(model, [layer for _, layer in chosen], x)
-    predicted = facts.classes[int(logits.argmax())]
+    names = _some_convolutions(model)
+    maps, logits = _record(model, names, x)
+    title = f"Feature maps of the convolutions (predicted: {facts.classes[int(logits.argmax())]})"
+    caption = f"first test image\n{facts.classes[int(labels[0])]}"
+    _finish(_draw_maps(names, maps, _picture(dataset.pixels(np.array([0]))[0]), caption, title), path)
 
-    figure = _figure(1.2 * (_MAX_MAPS + 1.6), 1.35 * len(chosen) + 0.7)
-    outer = figure.add_gridspec(len(chosen), 2, width_ratios=(1.5, _MAX_MAPS))
+
+def feature_maps(model: Any, x: Any, layers: str | Sequence[str] | None = None, path: Path | None = None) -> Any:
+    """Draw what layers of a model make of an image.
+
+    Parameters
+    ----------
+    model : convkern.nn.Module
+        In evaluation mode while it is asked; its mode is as before afterwards.
+    x : array, (C, H, W) or (1, C, H, W)
+        As the model takes it, normalised.
+    layers : str or sequence of str, optional
+        Names in ``model.named_modules()``; by default up to five of the convolutions.
+    path : Path, optional
+        PNG to write.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row for each layer: its first eight maps.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, it did not run, or it gave no maps.
+    """
+    batch = np.asarray(x)
+    batch = batch[None] if batch.ndim == 3 else batch
+    if batch.ndim != 4 or len(batch) != 1:
+        raise ValueError(f"x must be one image (C, H, W) or (1, C, H, W), got shape {np.asarray(x).shape}")
+    if layers is None:
+        names = _some_convolutions(model)
+        if not names:
+            raise ValueError(f"layers must be given for a {type(model).__name__} without a convolution")
+    else:
+        names = [layers] if isinstance(layers, str) else list(layers)
+    maps, _ = _record(model, names, batch)
+    for name, y in zip(names, maps, strict=True):
+        if y.ndim != 3:
+            raise ValueError(f"layers must give maps (K, P, Q) of an image, {name!r} gave {y.shape}")
+    shown = batch[0] if len(batch[0]) in (1, 3) else batch[0, :1]
+    low, high = float(shown.min()), float(shown.max())
+    picture = np.round(255 * (shown - low) / ((high - low) or 1.0)).astype(np.uint8)
+    return _finish(_draw_maps(names, maps, _picture(picture), "input", "Feature maps"), path)
+
+
+def _draw_maps(names: list[str], maps: list[np.ndarray], picture: np.ndarray, caption: str, title: str) -> Any:
+    """The picture, and beside it a row of maps for each layer."""
+    figure = _figure(1.2 * (_MAX_MAPS + 1.6), 1.35 * len(names) + 0.7)
+    outer = figure.add_gridspec(len(names), 2, width_ratios=(1.5, _MAX_MAPS))
     axes = figure.add_subplot(outer[:, 0])
-    axes.imshow(_picture(dataset.pixels(np.array([0]))[0]), cmap="gray", vmin=0, vmax=255)
-    axes.set_title(f"first test image\n{facts.classes[int(labels[0])]}", fontsize=9)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(caption, fontsize=9)
     axes.axis("off")
-    for row, ((name, _), y) in enumerate(zip(chosen, maps, strict=True)):
+    for row, (name, y) in enumerate(zip(names, maps, strict=True)):
         inner = outer[row, 1].subgridspec(1, _MAX_MAPS, wspace=0.08)
         for k in range(min(_MAX_MAPS, len(y))):
             axes = figure.add_subplot(inner[k])
@@ -155,32 +250,128 @@ def features(model: Any, dataset: Any, facts: Facts, path: Path) -> None:
             if k == 0:
                 count, height, width = y.shape
                 of = f"{_MAX_MAPS} of {count}" if count > _MAX_MAPS else f"{count}"
-                line = f"convolution {name!r}: {of} maps of {height}x{width}"
+                line = f"layer {name!r}: {of} maps of {height}x{width}"
                 axes.text(0, 1.06, line, transform=axes.transAxes, fontsize=9).set_in_layout(False)
-    figure.suptitle(f"Feature maps of the convolutions (predicted: {predicted})")
-    _write(figure, path)
+    figure.suptitle(title)
+    return figure
+
+
+def gradients_of(model: Any) -> list[tuple[str, float, float]]:
+    """Mean and largest magnitude of the gradients of every layer's weights, in the order of the data.
+
+    Parameters
+    ----------
+    model : convkern.nn.Module
+        After ``loss.backward()``.
+
+    Returns
+    -------
+    list of (str, float, float)
+        The layer's name, the mean and the maximum of abs(grad). Parameters of one axis (biases, scales) are left out.
+
+    Raises
+    ------
+    ValueError
+        If no weight has a gradient.
+    """
+    found = []
+    for name, parameter in model.named_parameters():
+        if len(parameter.shape) > 1 and parameter.grad is not None:
+            size = np.abs(parameter.grad.data)
+            layer = name.removesuffix(".weight") if name != "weight" else type(model).__name__
+            found.append((layer, float(size.mean(dtype=np.float64)), float(size.max())))
+    if not found:
+        raise ValueError(f"the weights of {type(model).__name__} have no gradients: call loss.backward() first")
+    return found
+
+
+def gradient_flow(model: Any, path: Path | None = None) -> Any:
+    """Draw how large the gradients are in every layer, from the first to the last: whether they vanish or explode.
+
+    Parameters
+    ----------
+    model : convkern.nn.Module
+        After ``loss.backward()``.
+    path : Path, optional
+        PNG to write.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Bars of the mean and the largest magnitude, see `gradients_of`, on a logarithmic scale; a layer whose gradients are
+        all 0 has no bars.
+
+    References
+    ----------
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010, figure 7, who
+    draw their distribution.
+    """
+    found = gradients_of(model)
+    figure = _figure(min(max(0.28 * len(found) + 1.5, 5.0), 24.0), 4.2)
+    axes = figure.add_subplot()
+    places = np.arange(len(found))
+    means, largest = (np.array([facts[i] for facts in found]) for i in (1, 2))
+    axes.bar(places, largest, width=0.85, color=_TEST, alpha=0.45, label="largest")
+    axes.bar(places, means, width=0.55, color=_TRAIN, label="mean")
+    positive = means[means > 0]
+    if len(positive):
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=positive.min() / 10)
+    axes.set_xticks(places, [name for name, _, _ in found], rotation=90, fontsize=8 if len(found) < 60 else 5)
+    axes.set(title="Gradient flow, from the first layer to the last", ylabel="magnitude of the gradient")
+    axes.grid(alpha=0.25, axis="y")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _finish(figure, path)
 
 
 def convolutions(model: Any) -> list[tuple[str, Any]]:
-    """Every convolution of a model with its name, in the order of the data."""
+    """Every two-dimensional convolution of a model with its name, in the order of the data."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, ck.nn.Conv2d)]
 
 
-def _record(model: Any, layers: list[Any], x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Run a model on one image; returns the output of each layer, (K, P, Q), and the logits, (classes,)."""
+def _some_convolutions(model: Any) -> list[str]:
+    """The names of up to five convolutions, from the first to the last."""
+    names = [name for name, _ in convolutions(model)]
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(len(names), _MAX_LAYERS)).astype(int))]
+
+
+def _layer(model: Any, name: str) -> Any:
+    modules = dict(model.named_modules())
+    if name not in modules:
+        known = ", ".join(n for n in modules if n)
+        raise ValueError(f"layer must be a name in {type(model).__name__}, one of {known:.300}; got {name!r}")
+    return modules[name]
+
+
+def _record(model: Any, names: Sequence[str], x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Run a model on one image; returns the output of each layer without its batch axis, and the logits, (classes,)."""
     seen: dict[int, np.ndarray] = {}
-    handles = [
-        layer.register_forward_hook(lambda module, args, output: seen.update({id(module): output.numpy()[0].copy()}))
-        for layer in layers
-    ]
+
+    def keep(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        seen[id(module)] = _array(first)[0].copy()
+
+    layers = [_layer(model, name) for name in names]
+    modes = [(module, module.training) for module in model.modules()]
+    handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
         model.eval()
         with ck.no_grad():
-            logits = model(x).numpy()[0]
+            logits = _array(model(x))[0]
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    for name, layer in zip(names, layers, strict=True):
+        if id(layer) not in seen:
+            raise ValueError(f"layer {name!r} did not run")
     return [seen[id(layer)] for layer in layers], logits
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.data if isinstance(value, ck.Tensor) else np.asarray(value)
 
 
 def _picture(pixels: np.ndarray) -> np.ndarray:
@@ -195,6 +386,13 @@ def _figure(width: float, height: float) -> Any:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(figure: Any, path: Path | None) -> Any:
+    """Write a figure where a path is given."""
+    if path is not None:
+        _write(figure, path)
     return figure
 
 
