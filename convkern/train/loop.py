@@ -16,12 +16,11 @@ import convkern as ck
 
 from ..random import seed_noise
 from . import checkpoint as checkpoints
-from . import divergence
+from . import divergence, feeding
 from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
 from .evaluation import build_model, evaluate_model
-from .feeding import build_loader, load_split, statistics
 from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
 from .progress import Progress
@@ -68,8 +67,8 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        train_set, self.test_set = load_split(config, "train"), load_split(config, "test")
-        mean, std = statistics(train_set)
+        train_set, self.test_set = feeding.load_split(config, "train"), feeding.load_split(config, "test")
+        mean, std = feeding.statistics(train_set)
         self.facts = Facts(
             model=config.model,
             shape=train_set.shape,
@@ -79,7 +78,7 @@ class Trainer:
             seed=config.seed,
             data_crc=self.test_set.checksum(train_set.checksum()),
         )
-        self.loader = build_loader(config, train_set, mean, std)
+        self.loader = feeding.build_loader(config, train_set, mean, std)
         self._steps = config.epochs * len(self.loader)
         self.position = Position()
         self.model = build_model(self.facts)
@@ -162,20 +161,20 @@ class Trainer:
         position = self.position
         self.model.train()
         self.loader.set_epoch(position.epoch)
-        began, waited = time.perf_counter(), position.waited
-        with self.loader.batches(start=position.step) as batches:
-            for x, labels in batches:
-                position.waited = waited + self.loader.waiting.waited
-                loss, right = self._step(x, labels)
-                position.step += 1
-                position.loss_sum += loss * len(labels)
-                position.correct += right
-                position.seen += len(labels)
-                now = time.perf_counter()
-                position.seconds += now - began
-                began = now
-                progress.step(position)
-                self._act_on(stop)
+        waited = position.waited
+        began = time.perf_counter()
+        for x, labels in self.loader.batches(start=position.step):
+            loss, right = self._step(x, labels)
+            position.step += 1
+            position.loss_sum += loss * len(labels)
+            position.correct += right
+            position.seen += len(labels)
+            position.waited = waited + self.loader.waiting.waited
+            now = time.perf_counter()
+            position.seconds += now - began
+            began = now
+            progress.step(position)
+            self._act_on(stop)
 
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""

@@ -69,8 +69,8 @@ def resume(folder: str | Path, *, quiet: bool = False, **changes: Any) -> Result
     quiet : bool
         Print nothing.
     **changes
-        Fields of `Config`. ``data_dir`` and ``workers`` may differ, and under a constant learning rate ``epochs``
-        may grow; any other must be as it was.
+        Fields of `Config`. ``data_dir`` may differ, and under a constant learning rate ``epochs`` may grow; any
+        other must be as it was.
 
     Returns
     -------
@@ -117,8 +117,9 @@ def _with_changes(was: Config, changes: Mapping[str, Any]) -> Config:
     config = dataclasses.replace(was, **changes)
     for name in changes:
         before, after = getattr(was, name), getattr(config, name)
-        # The checksum of the data says whether they are the same; workers never change a result.
-        if after == before or name in ("data_dir", "workers"):
+        if after == before or name == "data_dir":  # the checksum of the data says whether they are the same
+            continue
+        if name == "workers":  # no result depends on them
             continue
         if name != "epochs":
             raise ValueError(f"{name} cannot change when a run is resumed: it was {before!r}, got {after!r}")
