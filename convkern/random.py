@@ -106,6 +106,8 @@ def uniforms(seed: int, purpose: int, epoch: int, samples: npt.ArrayLike, count:
         raise ValueError(f"samples must be at least 0, got {keys.min()}")
     if as_int("count", count) < 0:
         raise ValueError(f"count must be at least 0, got {count}")
+    if not count:  # what a transform without chance asks for
+        return np.empty((len(keys), 0))
     blocks = -(-count // 4)
     # The counter is (block from 1, purpose, epoch, sample), as rng() and NumPy have it; axes (word, block, sample).
     even = np.empty((2, blocks, len(keys)), dtype=np.uint64)  # words 0 and 2

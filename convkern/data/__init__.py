@@ -7,6 +7,14 @@
 >>> x, labels = next(iter(loader))
 >>> x.shape, labels.shape
 ((64, 1, 28, 28), (64,))
+
+Augmented, and made ahead of time by a thread while the kernels work:
+
+>>> augment = data.transforms.Compose([data.transforms.RandomCrop(28, padding=3), data.transforms.RandomHorizontalFlip()])
+>>> loader = data.DataLoader(train, 64, shuffle=True, mean=mean, std=std, transform=augment, num_workers=1)
+>>> x, labels = next(iter(loader))
+>>> x.shape
+(64, 1, 28, 28)
 """
 
 from ..random import rng

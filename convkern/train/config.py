@@ -32,7 +32,8 @@ class Config:
         ``"none"``, or some of ``crop``, ``flip``, ``jitter``, ``cutout``, ``erase`` between commas, each with ``=NUMBER``
         or without; see :func:`convkern.data.transforms.augmentation`.
     workers : int
-        Threads that prepare the next batches meanwhile; the results have the same bits for any number.
+        Threads that prepare the next batches meanwhile. The results have the same bits for any number, which may differ
+        when a run is resumed.
     epochs : int
         Passes over the training images, at least 1.
     batch_size : int

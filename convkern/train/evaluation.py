@@ -83,9 +83,8 @@ def evaluate_model(
     model.eval()
     loss_sum = 0.0
     answers = []
-    # What is not finite shows in the loss.
-    with ck.no_grad(), np.errstate(over="ignore", invalid="ignore"), loader.batches() as batches:
-        for x, labels in batches:
+    with ck.no_grad(), np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the loss
+        for x, labels in loader:
             logits = model(x)  # (B, classes)
             loss_sum += float(ck.nn.functional.cross_entropy(logits, labels).item()) * len(labels)
             answers.append(logits.numpy().argmax(axis=1))

@@ -16,12 +16,11 @@ import convkern as ck
 
 from ..random import seed_noise
 from . import checkpoint as checkpoints
-from . import divergence
+from . import divergence, feeding
 from . import folder as folders
 from .checkpoint import BEST, LAST, Checkpoint, Facts, Position
 from .config import Config
 from .evaluation import build_model, evaluate_model
-from .feeding import build_loader, load_split, statistics
 from .health import Health
 from .interrupt import Interrupted, StopRequest
 from .metrics import MetricsFile
@@ -69,8 +68,8 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        train_set, self.test_set = load_split(config, "train"), load_split(config, "test")
-        mean, std = statistics(train_set)
+        train_set, self.test_set = feeding.load_split(config, "train"), feeding.load_split(config, "test")
+        mean, std = feeding.statistics(train_set)
         self.facts = Facts(
             model=config.model,
             shape=train_set.shape,
@@ -80,7 +79,7 @@ class Trainer:
             seed=config.seed,
             data_crc=self.test_set.checksum(train_set.checksum()),
         )
-        self.loader = build_loader(config, train_set, mean, std)
+        self.loader = feeding.build_loader(config, train_set, mean, std)
         self.position = Position()
         self.model = build_model(self.facts)
         self.optimizer = build_optimizer(config, self.model)
