@@ -90,7 +90,8 @@ def _tuned_row(problem: Problem, reasons: Mapping[str, str]) -> str | None:
 def why(problem: Problem) -> str:
     """What decided for the row that :func:`plan` gives, in words; and what became of a precision that it does not keep."""
     reason = _why(problem)
-    if problem.precision in HALVES and plan(problem).accuracy != problem.precision:
+    products = problem.operation in ("conv", "conv3d", "pointwise")
+    if products and problem.precision in HALVES and plan(problem).accuracy != problem.precision:
         how = f"operands rounded to {problem.precision}" if problem.device == "cpu" else "its operands, not rounded"
         reason += f"; computed in {problem.dtype} of {how}"
     return reason

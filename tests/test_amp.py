@@ -82,7 +82,7 @@ def test_precisions_of_a_call_win():
     assert [(problem.precision, row.accuracy) for problem, row in rows] == [("strict", "exact")]
     np.testing.assert_array_equal(rough, ck.conv2d(near(X, "bfloat16"), near(W, "bfloat16")))
     with pytest.raises(
-        ValueError, match="precision must be one of 'default', 'strict', 'tf32', 'float16', 'bfloat16', got 'half'"
+        ValueError, match="precision must be 'default', 'strict', 'tf32', 'float16' or 'bfloat16', got 'half'"
     ):
         ck.conv2d(X, W, precision="half")
 
@@ -279,8 +279,32 @@ def test_a_disabled_scaler_stands_aside():
 
 
 def small_network(seed: int) -> nn.Module:
-    ck.nn.init.manual_seed(seed) if hasattr(ck.nn.init, "manual_seed") else None
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    with nn.init.seeded(seed):
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_a_network_trains_in_halves_as_in_float32(kind):
+    rng = np.random.default_rng(13)
+    x, labels = rng.standard_normal((24, 1, 6, 6)).astype("f4"), rng.integers(0, 3, 24)
+    losses: dict[bool, list[float]] = {}
+    for enabled in (False, True):
+        model = small_network(2)
+        optimizer = ck.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scaler = amp.GradScaler("cpu", growth_interval=4, enabled=enabled and kind == "float16")
+        losses[enabled] = []
+        for _ in range(12):
+            optimizer.zero_grad()
+            with amp.autocast("cpu", kind, enabled=enabled):
+                loss = nn.functional.cross_entropy(model(ck.Tensor(x)), labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses[enabled].append(float(loss.data))
+    assert losses[True][-1] < 0.3 * losses[True][0]
+    assert losses[True] != losses[False]
+    np.testing.assert_allclose(losses[True], losses[False], rtol=0.1, atol=0.02)
+    assert scaler.get_scale() == (2.0**19 if kind == "float16" else 1)
 
 
 def test_training_in_float16_needs_the_scale_and_keeps_master_weights():

@@ -143,7 +143,8 @@ def activation_code(value: Any) -> int:
 
 def check_precision(value: Any) -> str:
     if not isinstance(value, str) or value not in (*PRECISIONS, *REDUCED):
-        raise ValueError(f"precision must be one of {', '.join(map(repr, (*PRECISIONS, *REDUCED)))}, got {value!r}")
+        *names, last = map(repr, (*PRECISIONS, *REDUCED))
+        raise ValueError(f"precision must be {', '.join(names)} or {last}, got {value!r}")
     return str(value)
 
 
