@@ -45,7 +45,7 @@ from .ops import (
 )
 
 if TYPE_CHECKING:
-    from . import data, models, nn, optim, train
+    from . import amp, data, models, nn, optim, train
 
 __version__ = "0.1.0"
 
@@ -58,6 +58,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "amp",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -100,7 +101,7 @@ __all__ = [
     "train",
 ]
 
-_SUBMODULES = ("data", "models", "nn", "optim", "train")
+_SUBMODULES = ("amp", "data", "models", "nn", "optim", "train")
 
 
 def __getattr__(name: str) -> Any:

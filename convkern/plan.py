@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .kernels.variant import Problem, Variant
 
 PRECISIONS = ("default", "strict")
+HALVES = ("float16", "bfloat16")
+REDUCED = ("tf32", *HALVES)  # precisions that admit rows which round operands so; these have to be asked for
 
 Watcher = Callable[["Problem", "Variant", tuple["np.ndarray", ...], tuple["np.ndarray", ...]], None]
 
@@ -38,7 +40,10 @@ def rows(operation: str, direction: str, device: str = "cpu") -> list[Variant]:
 def key(problem: Problem) -> str:
     """The name of a problem in a run folder and in the tuning file."""
     fields = ",".join(f"{name}={value}" for name, value in problem.spec._asdict().items()).replace(" ", "")
-    return f"{problem.operation}.{problem.direction} {problem.device} {problem.dtype} {problem.precision} {fields}"
+    layout = "" if problem.layout == "nchw" else f" {problem.layout}"
+    return (
+        f"{problem.operation}.{problem.direction} {problem.device} {problem.dtype} {problem.precision} {fields}{layout}"
+    )
 
 
 def refusal(row: Variant, problem: Problem) -> str:
@@ -83,7 +88,16 @@ def _tuned_row(problem: Problem, reasons: Mapping[str, str]) -> str | None:
 
 
 def why(problem: Problem) -> str:
-    """What decided for the row that :func:`plan` gives, in words."""
+    """What decided for the row that :func:`plan` gives, in words; and what became of a precision that it does not keep."""
+    reason = _why(problem)
+    products = problem.operation in ("conv", "conv3d", "pointwise")
+    if products and problem.precision in HALVES and plan(problem).accuracy != problem.precision:
+        how = f"operands rounded to {problem.precision}" if problem.device == "cpu" else "its operands, not rounded"
+        reason += f"; computed in {problem.dtype} of {how}"
+    return reason
+
+
+def _why(problem: Problem) -> str:
     if key(problem) in _fixed:
         return "fixed by the plan in use"
     reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device)}

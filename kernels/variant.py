@@ -16,8 +16,9 @@ class Problem(NamedTuple):
     direction: str  # "forward", "input_grad", …
     device: str  # "cpu" or "cuda"
     dtype: str
-    precision: str  # "default" or "strict"
+    precision: str  # "default", "strict", or what may be rounded: "tf32", "float16", "bfloat16"
     spec: Any  # ConvSpec, PoolSpec, …
+    layout: str = "nchw"  # of all arrays of images; "channels_last": the same shapes with other strides
 
     @property
     def operations(self) -> int | None:

@@ -28,6 +28,23 @@ def assert_within(got: np.ndarray, exact: np.ndarray, magnitude: np.ndarray, ter
     )
 
 
+def halves(array: np.ndarray, kind: str) -> np.ndarray:
+    """The bits, as float16 or for bfloat16 as uint16, of an array rounded to nearest, ties to even."""
+    if kind == "float16":
+        return array.astype(np.float16)
+    # A float32 between two bfloat16 is nearer to the one below if its lower 16 bits are below one half.
+    upper, lower = np.divmod(np.ascontiguousarray(array, np.float32).view(np.uint32), np.uint32(1 << 16))
+    up = (lower > 1 << 15) | ((lower == 1 << 15) & (upper % 2 == 1))
+    return (upper + up).astype(np.uint16)
+
+
+def from_halves(array: np.ndarray, kind: str) -> np.ndarray:
+    """As float32."""
+    if kind == "float16":
+        return array.astype(np.float32)
+    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def floats(rng: np.random.Generator, shape: tuple[int, ...], dtype: object) -> np.ndarray:
     """Normal numbers over three orders of magnitude."""
     return (rng.standard_normal(shape) * 10.0 ** rng.uniform(-1.5, 1.5, shape)).astype(dtype)

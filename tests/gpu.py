@@ -30,20 +30,29 @@ def program(path: Path) -> ptx.Program:
 
 
 @contextmanager
-def interpreted(target: str) -> Iterator[Counter]:
-    """Inside the block CUDA rows take NumPy arrays and run in the interpreter; gives what was executed."""
+def interpreted(target: str, banks: bool = False) -> Iterator[Counter]:
+    """Inside the block CUDA rows take NumPy arrays and run in the interpreter; gives what was executed.
+
+    With ``banks`` it counts the bank conflicts of shared memory too.
+    """
     executed: Counter = Counter()
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
         compiled = program(compiler.ptx(kernel, target))
-        executed.update(ptx.run(compiled, blocks, kernel.threads, args, kernel.shared))
+        executed.update(ptx.run(compiled, blocks, kernel.threads, args, kernel.shared, banks))
 
-    previous, launch.launcher = launch.launcher, launcher
+    previous = launch.launcher, launch.asked
+    launch.launcher, launch.asked = launcher, lambda: 80 if target == "sm_80" else 90
     try:
         yield executed
     finally:
-        launch.launcher = previous
+        launch.launcher, launch.asked = previous
 
 
 def cuda_rows(operation: str) -> list[Any]:
     return [row for row in import_module(f"convkern.kernels.{operation}").VARIANTS if row.device == "cuda"]
+
+
+def any_target(operation: str) -> list[Any]:
+    """The rows that every target has."""
+    return [row for row in cuda_rows(operation) if not row.name.startswith("warpgroup")]

@@ -63,7 +63,7 @@ def main() -> None:
         for row in simulated_rows("conv"):
             assert check_conv(row, CONV._replace(activation=int(row.direction == "forward")), "float32")
             print("conv", row.name, row.direction)
-        for row in cuda_rows("pointwise"):
+        for row in simulated_rows("pointwise"):
             assert check_pointwise(row, POINTWISE, "float32")
             print("pointwise", row.name, row.direction)
         for row in cuda_rows("pool"):

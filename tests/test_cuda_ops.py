@@ -81,6 +81,52 @@ def test_tensor_cores_where_they_are_asked_for(cupy):
         np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS, precision=precision))
 
 
+@needs_compiler
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_halves_where_they_are_asked_for(cupy, kind):
+    """By the precision, by autocast, and by float16 arrays; channels-last stays what it is, forward and backward."""
+    x, w = cupy.array(X), cupy.array(W)
+    channels_last = cupy.array(np.ascontiguousarray(X.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    want = ck.conv2d(X, W, **OPTIONS)
+    for given, layout in ((x, "nchw"), (channels_last, "channels_last")):
+        with plan.traced() as rows:
+            y = ck.conv2d(given, w, **OPTIONS, precision=kind)
+            with ck.amp.autocast("cuda", kind):
+                np.testing.assert_array_equal(cupy.asnumpy(ck.conv2d(given, w, **OPTIONS)), want)
+                ck.conv2d(given, w, **OPTIONS, precision="strict")
+        assert [row.name for _, row in rows] == [kind, kind, "direct"]
+        assert [problem.layout for problem, _ in rows] == [layout, layout, "nchw"]
+        assert y.flags.c_contiguous == (layout == "nchw")
+        np.testing.assert_array_equal(cupy.asnumpy(y), want)
+    gy = cupy.array(np.ascontiguousarray(GY.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    with plan.traced() as rows:
+        gx = ck.conv2d_input_grad(gy, w, X.shape, **OPTIONS, precision=kind)
+        gw = ck.conv2d_weight_grad(channels_last, gy, 3, **OPTIONS, precision=kind)
+        mixed = ck.conv2d_weight_grad(x, gy, 3, **OPTIONS, precision=kind)
+    assert [problem.layout for problem, _ in rows] == ["channels_last", "channels_last", "nchw"]
+    np.testing.assert_array_equal(cupy.asnumpy(gx), ck.conv2d_input_grad(GY, W, X.shape, **OPTIONS))
+    for got in (gw, mixed):
+        np.testing.assert_array_equal(cupy.asnumpy(got), ck.conv2d_weight_grad(X, GY, 3, **OPTIONS))
+
+
+@needs_compiler
+def test_arrays_of_float16(cupy):
+    x, w = cupy.array(X.astype("f2")), cupy.array(W.astype("f2"))
+    with plan.traced() as rows:
+        y = ck.conv2d(x, w, **OPTIONS)
+    assert [row.name for _, row in rows] == ["float16"]
+    assert y.dtype == np.float16
+    np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS))
+    flat = ck.pointwise(x, cupy.array(np.ones((5, 4), "f2")))
+    np.testing.assert_array_equal(cupy.asnumpy(flat), ck.pointwise(X, np.ones((5, 4), "f4")))
+    with pytest.raises(NotImplementedError, match=r"trades accuracy \(float16\), which precision='strict' forbids"):
+        ck.conv2d(x, w, **OPTIONS, precision="strict")
+    with pytest.raises(TypeError, match="must have one dtype"):
+        ck.conv2d(x, cupy.array(W), **OPTIONS)
+    with pytest.raises(TypeError, match="x must be float32 or float64, got float16"):
+        ck.conv2d(X.astype("f2"), W.astype("f2"), **OPTIONS)
+
+
 def test_devices_never_mix_silently(cupy):
     x, w = cupy.array(X), cupy.array(W)
     message = "arrays must live on one device, got {}"

@@ -6,6 +6,7 @@ import ast
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, Pointw
 from convkern.kernels.variant import Problem
 
 from .bounds import assert_within, floats, integers
-from .gpu import TABLES, TARGETS, cuda_rows, interpreted, needs_compiler
+from .gpu import TABLES, TARGETS, any_target, cuda_rows, interpreted, needs_compiler
 from .test_kernels import check_conv, check_pointwise, check_pool, row_id, run
 
 KERNELS = Path(__file__).parents[1] / "kernels"
@@ -41,9 +42,19 @@ EDGES = [
 ]
 
 
+def both_targets(operation: str) -> list[Any]:
+    """Rows with the targets they are tried for; those of halves differ in little else than the kind, so one each."""
+    only = {"float16": "sm_80", "bfloat16": "sm_90a"}
+    return [
+        pytest.param(row, target, id=f"{row_id(row)}-{target}")
+        for row in any_target(operation)
+        for target in TARGETS
+        if only.get(row.accuracy, target) == target
+    ]
+
+
 @needs_compiler
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+@pytest.mark.parametrize(("row", "target"), both_targets("conv"))
 def test_conv_rows_at_tile_edges(row, target):
     with interpreted(target):
         for spec in EDGES:
@@ -55,14 +66,14 @@ def test_conv_rows_at_tile_edges(row, target):
 
 @needs_compiler
 @pytest.mark.full
-@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+@pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_on_the_case_table(row):
     with interpreted("sm_80"):
         assert all(check_conv(row, case.spec(), "float32") for case in CONVS)
 
 
 @needs_compiler
-@pytest.mark.parametrize("row", cuda_rows("conv"), ids=row_id)
+@pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
     """No images; then so many pixels that the gradients' sums are cut into parts."""
     long = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)
@@ -75,7 +86,7 @@ def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["direct", "tensor"])
+@pytest.mark.parametrize("name", ["direct", "tensor", "float16", "bfloat16"])
 def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
     spec = EDGES[1]._replace(activation=1)
     x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
@@ -89,8 +100,7 @@ def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
 
 
 @needs_compiler
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("row", cuda_rows("pointwise"), ids=row_id)
+@pytest.mark.parametrize(("row", "target"), both_targets("pointwise"))
 def test_pointwise_rows(row, target):
     with interpreted(target):
         for n, c, k, pixels in ((0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3)):
@@ -101,7 +111,7 @@ def test_pointwise_rows(row, target):
 
 @needs_compiler
 @pytest.mark.full
-@pytest.mark.parametrize("row", cuda_rows("pointwise"), ids=row_id)
+@pytest.mark.parametrize("row", any_target("pointwise"), ids=row_id)
 def test_pointwise_rows_on_the_case_table(row):
     with interpreted("sm_80"):
         assert all(check_pointwise(row, case.spec(), "float32") for case in POINTWISE)
@@ -166,9 +176,10 @@ def functions(path: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*/cuda_*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_twins_have_the_same_names_and_signatures(path):
     """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
-    such twin, as tensor cores, is held to the direct one."""
+    such twin, as tensor cores, is held to the plainest one."""
     twin_path = path.with_name(path.name.replace("cuda_", "cpu_"))
-    twin = functions(twin_path if twin_path.exists() else path.with_name("cpu_direct.py"))
+    plain = {"pointwise": "cpu_blocked.py"}.get(path.parent.name, "cpu_direct.py")
+    twin = functions(twin_path if twin_path.exists() else path.with_name(plain))
     mine = functions(path)
     assert mine
     assert {name: twin.get(name) for name in mine} == mine

@@ -167,9 +167,9 @@ CASES = {
     "activation False": (lambda: ck.conv2d(X, W, activation=False), ValueError,
         "activation must be None or 'relu', got False"),
     "precision": (lambda: ck.conv2d(X, W, precision="fast"), ValueError,
-        "precision must be 'default', 'strict' or 'tf32', got 'fast'"),
+        "precision must be 'default', 'strict', 'tf32', 'float16' or 'bfloat16', got 'fast'"),
     "precision of a pool": (lambda: ck.avg_pool2d(X, 2, precision=None), ValueError,
-        "precision must be 'default', 'strict' or 'tf32', got None"),
+        "precision must be 'default', 'strict', 'tf32', 'float16' or 'bfloat16', got None"),
     "reduction": (lambda: F.cross_entropy(LOGITS, LABELS, reduction="max"), ValueError,
         "reduction must be one of .*mean.*sum.*none.* got 'max'"),
     # --- shapes

@@ -22,11 +22,24 @@ def test_the_golden_file_holds():
 
 @pytest.mark.parametrize("name", golden.read()["kernels"])
 def test_no_kernel_spills_or_computes_in_float64(name):
-    for target in TARGETS:
-        facts = golden.read()["kernels"][name][target]
+    targets = golden.read()["kernels"][name]
+    assert list(targets) == (["sm_90a"] if "warpgroup" in name else list(TARGETS))
+    for facts in targets.values():
         for fact in ("spill_bytes", "stack_bytes", "local_instructions", "float64_instructions"):
-            assert facts[fact] == 0, (target, fact)
+            assert facts[fact] == 0, fact
         assert 0 < facts["occupancy"] <= 1
+
+
+@pytest.mark.parametrize("tile", ["128x128", "128x32"])
+def test_main_loops_of_halves_are_tensor_cores_and_wide_copies(tile):
+    """A slice of 64 terms: products of 16 x 8 x 16, four matrices a load, 16 bytes a copy."""
+    products, loads, copies = {"128x128": (64, 24, 8), "128x32": (32, 16, 10)}[tile]
+    for name in (f"conv-float16-to-float16-{tile}", f"conv-bfloat16-weight_grad-{tile}"):
+        for facts in golden.read()["kernels"][name].values():
+            mix = facts["main_loop"]
+            assert (mix["HMMA"], mix["LDSM"], mix["LDGSTS"]) == (products, loads, copies)
+    facts = golden.read()["kernels"]["conv-warpgroup-float16-to-float16-128x128"]["sm_90a"]
+    assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
 
 
 def test_occupancy_follows_what_runs_out_first():

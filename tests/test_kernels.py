@@ -25,8 +25,9 @@ from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
 from convkern.kernels.spec import ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, empty_window, output_size
 from convkern.kernels.variant import Problem, Variant, cpu_only
+from convkern.plan import HALVES, REDUCED
 
-from .bounds import assert_within, floats, integers
+from .bounds import assert_within, floats, from_halves, halves, integers
 
 DTYPES = ("float32", "float64")
 
@@ -43,7 +44,7 @@ def run(
     operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
 ) -> bool:
     """Run a row unless it cannot; out is poisoned first, so that what is not written shows."""
-    precision = "tf32" if row.accuracy == "tf32" else "default"
+    precision = row.accuracy if row.accuracy in REDUCED else "default"
     problem = Problem(operation, row.direction, row.device, dtype, precision, spec)
     if (reason := row.refuses(problem)) and not reason.startswith("expected at"):  # slower than another row
         return False
@@ -83,7 +84,7 @@ def conv_definition(direction: str, spec: ConvSpec, *arrays: np.ndarray) -> np.n
 def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: bool = False) -> bool:
     rng = np.random.default_rng(1)
     shapes, result, terms = conv_shapes(row.direction, spec)
-    arrays = [make(rng, shape, dtype) for shape in shapes]
+    arrays = [as_operands(row, make(rng, shape, dtype)) for shape in shapes]
     out = np.empty(result, dtype)
     if not run("conv", row, spec, dtype, *arrays, out=(out,)):
         return False
@@ -96,6 +97,11 @@ def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: boo
     return True
 
 
+def as_operands(row: Variant, array: np.ndarray) -> np.ndarray:
+    """What is left of an array when a row has rounded it to halves, which it may."""
+    return from_halves(halves(array, row.accuracy), row.accuracy) if row.accuracy in HALVES else array
+
+
 def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> tuple[np.ndarray, int]:
     """Magnitudes and number of terms of the row's stated bound."""
     plain = spec._replace(activation=0)
@@ -104,6 +110,8 @@ def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> t
         if row.direction == "forward":
             magnitude = magnitude + np.abs(wide[2])[None, :, None, None]
         return magnitude, terms + winograd_reference.TERMS
+    if row.accuracy in HALVES:  # tensor cores may cut off where they add
+        return conv_definition(row.direction, plain, *map(np.abs, wide)), 2 * terms
     assert row.accuracy in ("exact", "tf32")
     more = TF32_TERMS if row.accuracy == "tf32" else 0
     return conv_definition(row.direction, plain, *map(np.abs, wide)), terms + more
@@ -219,7 +227,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
         "input_grad": ([y_shape, w_shape], x_shape, spec.k),
         "weight_grad": ([x_shape, y_shape], w_shape, max(spec.n * spec.pixels, 1)),
     }[row.direction]
-    arrays = [make(rng, shape, dtype) for shape in shapes]
+    arrays = [as_operands(row, make(rng, shape, dtype)) for shape in shapes]
     out = np.empty(result, dtype)
     if not run("pointwise", row, spec, dtype, *arrays, out=(out,)):
         return False
@@ -229,6 +237,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
     if exact:
         np.testing.assert_array_equal(out, want)
     else:
+        terms *= 2 if row.accuracy in HALVES else 1
         assert_within(out, want, definition(*map(np.abs, wide), spec._replace(activation=0)), terms)
     return True
 

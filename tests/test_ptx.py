@@ -215,7 +215,7 @@ def convolve(change: Any = unchanged, module: str = "cuda_direct") -> None:
 
 
 def first(pattern: str, replacement: str, count: int = 1) -> Any:
-    return lambda text: re.sub(pattern, replacement, text, count=count)
+    return lambda text: re.sub(pattern, replacement, text, count=count, flags=re.S)
 
 
 BUGS = {
@@ -253,6 +253,117 @@ TENSOR_BUGS = {
         "shared memory out of",
     ),
 }
+
+
+HALF_SPEC = ConvSpec(1, 40, 70, 1, (6, 23), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (6, 23))
+
+HALF_BUGS = {
+    "no barrier": (first(r"bar\.sync\s+0;", "", 0), "race in shared memory"),
+    "no wait": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),
+    "a wait for too few": (first("wait_group 1", "wait_group 2"), "has not delivered: a wait is missing"),
+    "copies beyond the end": (first(r"(cp\.async\.cg[^;]*), \[(%rd\d+)\]", r"\1, [\2+4000000]"), "out of bounds"),
+    "copies misaligned": (first(r"(cp\.async\.cg[^;]*), \[(%rd\d+)\]", r"\1, [\2+2]"), "misaligned 16-byte access"),
+    "padding read from outside": (first(r"(cp\.async\.cg[^;]*\]), 16, %r\d+;", r"\1, 16, 16;", 0), None),
+    "another matrix": (first(r"(ldmatrix[^\[]*\[%r\d+)\]", r"\1+16]"), None),
+    "matrices turned": (first(r"m8n8\.x4\.shared", "m8n8.x4.trans.shared"), None),
+    "the other half": (first(r"f32\.f16\.f16\.f32", "f32.bf16.bf16.f32", 0), None),
+}
+
+WARPGROUP_BUGS = {
+    "no proxy fence": (first(r"fence\.proxy\.async[^;]*;", ""), "without a proxy fence"),
+    "the fence before the wait": (
+        first(r"cp\.async\.wait_group 1;(.*?)fence\.proxy\.async\.shared::cta;",
+              r"fence.proxy.async.shared::cta;\1cp.async.wait_group 1;"),
+        "without a proxy fence",
+    ),
+    "the fence behind the barrier": (
+        first(r"fence\.proxy\.async\.shared::cta;(.*?)bar\.sync\s+0;", r"bar.sync 0;\1fence.proxy.async.shared::cta;"),
+        "without a barrier since",
+    ),
+    "no barrier": (first(r"bar\.sync\s+0;", "", 0), "without a barrier since"),
+    "no wait for copies": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),
+    "no wgmma.fence": (first(r"wgmma\.fence\.sync\.aligned;", ""), "without a wgmma.fence since"),
+    "no wait at the end": (first(r"wgmma\.wait_group\.sync\.aligned 0;", ""), "is read while a matrix product"),
+    "no wait in the loop": (
+        first(r"wgmma\.wait_group\.sync\.aligned 1;", ""), "writes what a matrix product under way reads",
+    ),
+    "a wait for too few": (
+        first(r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 3;"),
+        "writes what a matrix product under way reads",
+    ),
+    "no commit": (first(r"wgmma\.commit_group\.sync\.aligned;", ""), "a matrix product"),
+    "no swizzle": (first(str(1 << 62 | 64 << 32 | 1 << 16), str(64 << 32 | 1 << 16), 0), "swizzle mode is 0"),
+    "patterns too far apart": (first(str(1 << 62 | 64 << 32 | 1 << 16), str(1 << 62 | 128 << 32 | 1 << 16), 0), None),
+    "patterns beyond the end": (
+        first(str(1 << 62 | 64 << 32 | 1 << 16), str(1 << 62 | 8192 << 32 | 1 << 16), 0), "shared memory out of bounds",
+    ),
+    "a start between rows": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 9;"), "does not lie in the first row"),
+    "the wrong terms": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 4;"), None),
+}  # fmt: skip
+
+
+def convolve_halves(change: Any, target: str) -> None:
+    """The forward direction in float16 with a change in the PTX of its product, and compare."""
+    from convkern.kernels.conv import half_products
+
+    family = half_products.WARPS if target == "sm_80" else half_products.WARPGROUPS
+    rng = np.random.default_rng(3)
+    x, w = (rng.integers(-4, 5, shape).astype("f4") for shape in (HALF_SPEC.x_shape, HALF_SPEC.w_shape))
+    y = np.full(HALF_SPEC.y_shape, np.nan, "f4")
+
+    def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
+        text = compiler.ptx(kernel, target).read_text()
+        if kernel.name.startswith("conv") and change is not unchanged:
+            changed = change(text)
+            assert changed != text
+            text = changed
+        ptx.run(ptx.Program(text), blocks, kernel.threads, args, kernel.shared)
+
+    previous, launch.launcher = launch.launcher, launcher
+    workspace = np.full(half_products.workspace_bytes("forward", HALF_SPEC, False), 0xFF, np.uint8)
+    try:
+        half_products.forward("float16", x, w, np.empty(0, "f4"), HALF_SPEC, workspace, y, family)
+    finally:
+        launch.launcher = previous
+    np.testing.assert_array_equal(y, reference.forward(x, w, None, HALF_SPEC))
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_the_good_product_of_halves_is_good(target):
+    convolve_halves(unchanged, target)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", HALF_BUGS)
+def test_bugs_of_products_of_halves_are_noticed(bug):
+    change, message = HALF_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else AssertionError, match=message):
+        convolve_halves(change, "sm_80")
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", WARPGROUP_BUGS)
+def test_bugs_of_warpgroups_are_noticed(bug):
+    change, message = WARPGROUP_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else (AssertionError, ptx.Fault), match=message):
+        convolve_halves(change, "sm_90a")
+
+
+def test_bank_conflicts_are_counted():
+    """Lanes a row of 128 bytes apart meet in one bank; a row of neighbours does not."""
+    for scale, conflicts in ((2, 0), (7, 31)):
+        body = f"""
+    mov.u64 %rd6, room;
+    cvt.u32.u64 %r3, %rd6;
+    shl.b32 %r4, %r2, {scale};
+    add.s32 %r5, %r3, %r4;
+    st.shared.u32 [%r5], %r2;"""
+        counts = ptx.run(
+            ptx.Program(made(body, 4096)), 1, 32, (np.zeros(1, "u4"), np.zeros(1, "f4"), np.int32(0)), banks=True
+        )
+        assert counts["st.shared.u32 phases"] == 1
+        assert counts["st.shared.u32 conflicts"] == conflicts
 
 
 @needs_compiler

@@ -82,7 +82,9 @@ def test_out(name):
         call(x, out=np.empty((1, *want.shape), want.dtype))
     with pytest.raises(TypeError, match="out is for arrays"):
         call(ck.Tensor(x), out=np.empty_like(want))
-    with pytest.raises(ValueError, match="precision must be 'default', 'strict' or 'tf32', got 'fast'"):
+    with pytest.raises(
+        ValueError, match="precision must be 'default', 'strict', 'tf32', 'float16' or 'bfloat16', got 'fast'"
+    ):
         call(x, precision="fast")
 
 

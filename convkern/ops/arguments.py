@@ -12,7 +12,7 @@ import numpy as np
 from .. import device
 from ..kernels.spec import ACTIVATIONS, Pair
 from ..memory import empty
-from ..plan import PRECISIONS
+from ..plan import PRECISIONS, REDUCED
 from ..tensor import Tensor
 
 
@@ -49,13 +49,14 @@ def kept(value: Any, *others: Any) -> Any:
 
 
 def float_arrays(function: str, *, cuda: bool = False, **values: Any) -> list[np.ndarray]:
-    """Arrays of one floating dtype, float32 or float64; with ``cuda`` also CuPy's, all on one device."""
+    """Arrays of one floating dtype, float32 or float64; with ``cuda`` also CuPy's, float16 too, all on one device."""
     taken = kernel_inputs(function, **values) if cuda else [array_of(value, name) for name, value in values.items()]
     if taken[0].dtype.char in "fd" and len({array.dtype for array in taken}) == 1:
         return taken
     arrays: dict[str, np.ndarray] = {}
     for (name, _), array in zip(values.items(), taken, strict=True):
-        if array.dtype.newbyteorder("=") not in device.FLOATS:
+        half = cuda and array.dtype == np.float16 and device.is_cupy(array)
+        if array.dtype.newbyteorder("=") not in device.FLOATS and not half:
             raise TypeError(f"{function}: {name} must be float32 or float64, got {array.dtype}")
         arrays[name] = array
     dtypes = {array.dtype.newbyteorder("=") for array in arrays.values()}
@@ -141,8 +142,9 @@ def activation_code(value: Any) -> int:
 
 
 def check_precision(value: Any) -> str:
-    if not isinstance(value, str) or value not in (*PRECISIONS, "tf32"):
-        raise ValueError(f"precision must be 'default', 'strict' or 'tf32', got {value!r}")
+    if not isinstance(value, str) or value not in (*PRECISIONS, *REDUCED):
+        *names, last = map(repr, (*PRECISIONS, *REDUCED))
+        raise ValueError(f"precision must be {', '.join(names)} or {last}, got {value!r}")
     return str(value)
 
 

@@ -136,7 +136,7 @@ def conv2d(
     Parameters
     ----------
     x : array or Tensor, (N, C, H, W) or (C, H, W)
-        float32 or float64; NumPy's, or CuPy's float32 where all arrays are.
+        float32 or float64; NumPy's, or CuPy's float32 or float16 where all arrays are.
     w : array or Tensor, (K, C/groups, R, S)
     bias : array or Tensor, (K,), optional
     stride, dilation : int or (int, int)
@@ -149,9 +149,10 @@ def conv2d(
         Applied to the result in the same pass.
     out : array, optional
         Where to write the result; only with arrays.
-    precision : "default", "strict" or "tf32"
+    precision : "default", "strict", "tf32", "float16" or "bfloat16"
         "strict" admits only kernels that sum in the array's dtype. "tf32" also admits those that round the operands of a
-        product to 10 fraction bits, on GPUs; elsewhere it is the default.
+        product to 10 fraction bits, on GPUs; elsewhere it is the default. "float16" and "bfloat16" round the operands to
+        such halves and sum in float32: on tensor cores, and on the CPU, slower than without, in plain kernels.
 
     Returns
     -------

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import amp, device
 from ..graph import record
 from . import arguments as arg
 from .activation import relu_grad
@@ -67,7 +68,7 @@ def transposed(
             f"{function}: x has {shape[1]} channels, but w of shape {wa.shape} takes {wa.shape[0]}, in groups={groups}"
         )
     reached, extra, options = _sizes(function, axes, shape, wa.shape, stride, padding, output_padding, dilation)
-    options.update(groups=groups, precision=arg.check_precision(precision))
+    options.update(groups=groups, precision=amp.precision_for(arg.check_precision(precision), xa.dtype, device.of(xa)))
     k, lead = wa.shape[1] * groups, shape[:1] if xa.ndim > axes + 1 else ()
     added = bias_array(bias, function, xa, k)
     sizes = tuple(a + b for a, b in zip(reached, extra, strict=True))

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import device
+from .. import amp, device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import Conv3dSpec, ConvSpec, Pair, output_size, reach
 from ..kernels.variant import Problem
-from ..plan import execute
+from ..plan import execute, refusal, rows
 from ..tensor import Tensor
 from . import arguments as arg
 from .activation import relu_bias_grad, relu_grad
+from .halves import operands
 from .shape import expand
 
 NAMES = {1: ("width",), 2: ("height", "width"), 3: ("time", "height", "width")}
@@ -136,6 +137,31 @@ def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec:
     )
 
 
+def image_arrays(problem: Problem, out: Any, *arrays: np.ndarray) -> tuple[Any, ...]:
+    """The problem, and its images as a row takes them: channels-last where all are and a row wants them so, or NCHW.
+
+    With the caller's ``out`` it is NCHW, which is then copied there.
+    """
+    if out is None and problem.device == "cuda" and all(map(device.is_channels_last, arrays)):
+        last = problem._replace(layout="channels_last")
+        if any(not refusal(row, last) for row in rows(problem.operation, problem.direction, "cuda")):
+            return last, *arrays
+    return problem, *map(kernel_array, arrays)
+
+
+def image_result(problem: Problem, shape: tuple[int, ...], out: Any, dtype: np.dtype, parents: tuple[Any, ...]) -> Any:
+    """An array for images, see :func:`.arguments.result_array`, in the problem's layout."""
+    if problem.layout == "nchw" or out is not None:
+        return arg.result_array(out, shape, dtype, parents)
+    n, k, p, q = shape
+    return arg.new_array((n, p, q, k), dtype.newbyteorder("="), parents[0]).transpose(0, 3, 1, 2)
+
+
+def in_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Reshaped, where it has another shape: so channels-last stays channels-last."""
+    return array if array.shape == shape else array.reshape(shape)
+
+
 def convolve(
     axes: int, x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
     *, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
@@ -146,12 +172,16 @@ def convolve(
     x_shape = xa.shape
     shape = batched(x_shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
+    precision = amp.precision_for(precision, xa.dtype, device.of(xa))
     problem = _problem(axes, "forward", xa, precision, spec)
-    y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x, w, bias))
+    like = xa
+    xa, wa = operands(precision, xa, wa)
+    problem, xa = image_arrays(problem, out, xa)
+    y = image_result(problem, user_shape(spec.y_shape, axes, xa.ndim), out, xa.dtype, (x, w, bias))
     added = bias_array(bias, function, xa, spec.k)
-    inputs = kernel_array(xa.reshape(spec.x_shape)), kernel_array(wa.reshape(spec.w_shape))
-    execute(problem, *inputs, added, out=y.reshape(spec.y_shape))
-    y = arg.deliver(y, out, xa)
+    inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape))
+    execute(problem, *inputs, added, out=in_shape(y, spec.y_shape))
+    y = arg.deliver(y, out, like)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
         gb = None
@@ -184,10 +214,13 @@ def input_grad(
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have the output's shape {expected} for input {input_shape}, got {ga.shape}")
     problem = _problem(axes, "input_grad", ga, precision, spec)
-    gx = arg.result_array(out, input_shape, ga.dtype, (gy, w))
-    inputs = kernel_array(ga.reshape(spec.y_shape)), kernel_array(wa.reshape(spec.w_shape))
-    execute(problem, *inputs, out=gx.reshape(spec.x_shape))
-    gx = arg.deliver(gx, out, ga)
+    like = ga
+    ga, wa = operands(precision, ga, wa)
+    problem, ga = image_arrays(problem, out, ga)
+    gx = image_result(problem, input_shape, out, ga.dtype, (gy, w))
+    inputs = in_shape(ga, spec.y_shape), kernel_array(wa.reshape(spec.w_shape))
+    execute(problem, *inputs, out=in_shape(gx, spec.x_shape))
+    gx = arg.deliver(gx, out, like)
 
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
         options = _options(spec, axes, precision)
@@ -218,9 +251,10 @@ def weight_grad(
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have the output's shape {expected} for x {xa.shape}, got {ga.shape}")
     problem = _problem(axes, "weight_grad", xa, precision, spec)
+    xa, ga = operands(precision, xa, ga)
     gw = arg.result_array(out, w_shape, xa.dtype, (x, gy))
-    inputs = kernel_array(xa.reshape(spec.x_shape)), kernel_array(ga.reshape(spec.y_shape))
-    execute(problem, *inputs, out=gw.reshape(spec.w_shape))
+    problem, xa, ga = image_arrays(problem, out, xa, ga)
+    execute(problem, in_shape(xa, spec.x_shape), in_shape(ga, spec.y_shape), out=gw.reshape(spec.w_shape))
     if out is not None:
         gw = arg.deliver(gw, out, gw)
 

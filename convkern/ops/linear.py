@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import amp, device
 from ..blas import SMALL, product
 from ..device import dtype_name, kernel_array
 from ..graph import record
@@ -17,6 +18,7 @@ from ..plan import execute
 from ..tensor import Tensor
 from . import arguments as arg
 from .activation import relu_grad
+from .halves import half_gradient, to_half
 from .reduce import sum as sum_
 from .shape import reshape, sum_to, transpose
 
@@ -78,6 +80,10 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None) -
         raise ValueError("linear: x must have axes (…, in), got shape ()")
     if wa.ndim != 2 or xa.shape[-1] != wa.shape[1]:
         raise ValueError(f"linear: x of shape {xa.shape} needs w of shape (out, {xa.shape[-1]}), got {wa.shape}")
+    kind = amp.precision_for("default", xa.dtype, device.of(xa))
+    if kind != "default":
+        with amp.autocast(device.of(xa), enabled=False):
+            return half_gradient(linear(to_half(x, kind), to_half(w, kind), bias, activation=activation), kind)
     outputs, inputs = wa.shape
     ba = None
     if bias is not None:

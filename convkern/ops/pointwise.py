@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import device
+from .. import amp, device
 from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import PointwiseSpec
@@ -15,6 +15,7 @@ from ..plan import execute
 from . import arguments as arg
 from .activation import relu_grad
 from .convolution import batched, bias_array, bias_grad
+from .halves import operands
 
 
 def _matrix(w: np.ndarray, function: str) -> np.ndarray:
@@ -60,10 +61,12 @@ def pointwise(
     if c != matrix.shape[1]:
         raise ValueError(f"{name}: x has {c} channels, but w of shape {wa.shape} takes {matrix.shape[1]}")
     spec = PointwiseSpec(n, c, k, h * v, arg.activation_code(activation))
+    precision = amp.precision_for(precision, xa.dtype, device.of(xa))
     problem = Problem("pointwise", "forward", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
     y = arg.result_array(out, (n, k, h, v)[4 - xa.ndim :], xa.dtype, (x, w, bias))
-    flat = kernel_array(xa.reshape(n, c, h * v))
-    execute(problem, flat, kernel_array(matrix), bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
+    left, right = operands(precision, xa, matrix)
+    flat = kernel_array(left.reshape(n, c, h * v))
+    execute(problem, flat, kernel_array(right), bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
@@ -105,7 +108,8 @@ def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, prec
         "pointwise", "input_grad", device.of(ga), dtype_name(ga.dtype), arg.check_precision(precision), spec
     )
     gx = arg.result_array(out, (n, spec.c, h, v)[4 - ga.ndim :], ga.dtype, (gy, w))
-    execute(problem, kernel_array(ga.reshape(n, k, h * v)), kernel_array(matrix), out=gx.reshape(n, spec.c, h * v))
+    left, right = operands(precision, ga, matrix)
+    execute(problem, kernel_array(left.reshape(n, k, h * v)), kernel_array(right), out=gx.reshape(n, spec.c, h * v))
     gx = arg.deliver(gx, out, ga)
 
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
@@ -144,6 +148,7 @@ def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, pre
         "pointwise", "weight_grad", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec
     )
     gw = arg.result_array(out, (k, c), xa.dtype, (x, gy))
+    xa, ga = operands(precision, xa, ga)
     execute(problem, kernel_array(xa.reshape(n, c, h * v)), kernel_array(ga.reshape(n, k, h * v)), out=gw)
     if out is not None:
         gw = arg.deliver(gw, out, gw)

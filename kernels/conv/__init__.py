@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ..cuda import half_only, tf32_only, warpgroup_only
 from ..cuda import row as cuda_row
-from ..cuda import tf32_only
 from ..cuda.tiles import channel_parts, product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import (
@@ -46,6 +46,13 @@ def _cuda_channel_sums(problem: Problem) -> int:
     return 4 * spec.k * channel_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
 
 
+def _cuda_halves(problem: Problem) -> int:
+    from .half_products import workspace_bytes
+
+    last = problem.layout == "channels_last"
+    return workspace_bytes(problem.direction, problem.spec, problem.dtype != "float32", last)
+
+
 def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
     """The row of a module that has workspace_bytes and a function of the direction's name; it may have refuses."""
     refuses = partial(costs.refuses, name) if name in costs.ROWS else module.refuses
@@ -79,6 +86,23 @@ VARIANTS = (
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
+    *(
+        cuda_row(
+            f"warpgroup_{kind}",
+            direction,
+            f"conv.cuda_warpgroup_{kind}.{direction}",
+            _cuda_halves,
+            warpgroup_only(kind),
+            kind,
+        )
+        for kind in ("float16", "bfloat16")
+        for direction in ("forward", "input_grad")
+    ),
+    *(
+        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        for kind in ("float16", "bfloat16")
+        for direction in ("forward", "input_grad", "weight_grad")
+    ),
     cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),

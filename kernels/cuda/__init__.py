@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import Any
 
 from ..variant import Problem, Variant, no_workspace
+from .tiles import WARPGROUP_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
 
@@ -34,6 +35,8 @@ def cuda_only(problem: Problem) -> str:
         return "runs on CUDA devices only"
     if problem.dtype != "float32":
         return f"takes float32, not {problem.dtype}"
+    if problem.layout != "nchw":
+        return f"takes NCHW, not {problem.layout}"
     shapes = [getattr(problem.spec, name, ()) for name in ("x_shape", "w_shape", "y_shape")]
     sizes = [math.prod(shape) for shape in shapes] + [_elements(problem.spec)]
     return "takes arrays of fewer than 2**31 elements" if max(sizes) > LARGEST else ""
@@ -42,7 +45,66 @@ def cuda_only(problem: Problem) -> str:
 def tf32_only(problem: Problem) -> str:
     """The refusal shared by the rows that round to TF32, which has to be asked for."""
     reason = cuda_only(problem)
-    return reason or ("" if problem.precision == "tf32" else "rounds to TF32, which only precision='tf32' allows")
+    if not reason and problem.precision != "tf32":
+        reason = "rounds to TF32, which only precision='tf32' allows"
+    return reason or _too_old(80)
+
+
+def half_only(kind: str) -> Callable[[Problem], str]:
+    """The refusal shared by the rows that multiply halves of a kind, "float16" or "bfloat16".
+
+    They take arrays of that kind (bfloat16 as the uint16 of its bits), and float32 where the precision asks for it.
+    """
+
+    def refuses(problem: Problem) -> str:
+        if problem.device != "cuda":
+            return "runs on CUDA devices only"
+        if problem.dtype not in ("float32", kind):
+            return f"takes float32 and {kind}, not {problem.dtype}"
+        if problem.dtype == "float32" and problem.precision != kind:
+            return f"rounds to {kind}, which only precision={kind!r} allows"
+        # Operands are padded to eight channels for a group.
+        return cuda_only(problem._replace(dtype="float32", layout="nchw")) or _too_large(problem.spec) or _too_old(80)
+
+    return refuses
+
+
+def warpgroup_only(kind: str) -> Callable[[Problem], str]:
+    """The refusal of the rows that multiply halves by warpgroups: what those of :func:`half_only` refuse, and more."""
+    plain = half_only(kind)
+
+    def refuses(problem: Problem) -> str:
+        from .launch import capability
+
+        if reason := plain(problem):
+            return reason
+        if (found := capability()) != 90:
+            return "needs compute capability 9.0" + ("" if found is None else f", here is {found / 10}")
+        spec = problem.spec
+        columns = (spec.c if problem.direction == "input_grad" else spec.k) // getattr(spec, "groups", 1)
+        return (
+            "" if columns >= WARPGROUP_COLUMNS else f"takes at least {WARPGROUP_COLUMNS} channels of results in a group"
+        )
+
+    return refuses
+
+
+def _too_large(spec: Any) -> str:
+    """Why an array is too large once each group's channels are padded to a multiple of 8."""
+    groups = getattr(spec, "groups", 1)
+    channels = groups * max(-(-c // groups // 8) * 8 for c in (spec.c, spec.k))
+    pixels = spec.pixels if hasattr(spec, "pixels") else max(math.prod(spec.size), math.prod(spec.out))
+    taps = math.prod(getattr(spec, "kernel", (1,)))
+    size = max(spec.n * pixels * channels, channels * channels * taps)
+    return "takes arrays of fewer than 2**31 elements with padded channels" if size > LARGEST else ""
+
+
+def _too_old(needed: int) -> str:
+    """Why the current device cannot run a row; "" where there is none to ask."""
+    from .launch import capability
+
+    found = capability()
+    return "" if found is None or found >= needed else f"needs compute capability {needed / 10}, here is {found / 10}"
 
 
 def _elements(spec: Any) -> int:

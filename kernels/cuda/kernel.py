@@ -26,10 +26,18 @@ class CudaKernel:
         Threads of a block, a multiple of 32.
     shared : int
         Bytes of dynamic shared memory.
+    targets : tuple of str, optional
+        The only architectures that it can be compiled for, as "sm_90a".
     """
 
     def __init__(
-        self, name: str, body: Callable[..., None], parameters: tuple[Any, ...], threads: int, shared: int = 0
+        self,
+        name: str,
+        body: Callable[..., None],
+        parameters: tuple[Any, ...],
+        threads: int,
+        shared: int = 0,
+        targets: tuple[str, ...] = (),
     ) -> None:
         if name in _names:
             raise ValueError(f"there is a CUDA kernel {name} already")
@@ -37,7 +45,7 @@ class CudaKernel:
             raise ValueError(f"{name}: a block has whole warps, 32 to 1024 threads; got {threads}")
         _names.add(name)
         self.name, self.body, self.parameters = name, body, parameters
-        self.threads, self.shared = threads, shared
+        self.threads, self.shared, self.targets = threads, shared, targets
         KERNELS[name] = self
 
     def __call__(self, blocks: int, *args: Any) -> None:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import config, cuda, float32, int32, int64, types, uint32, uint64
+from numba import config, cuda, float32, int32, int64, types, uint16, uint32, uint64
 
-POINTERS = {"float32": types.CPointer(types.float32), "int64": types.CPointer(types.int64)}
+POINTERS = {name: types.CPointer(getattr(types, name)) for name in ("float32", "int64", "uint16")}
+HALVES = {"float16": "f16", "bfloat16": "bf16"}  # kernels hold both as the uint16 of their bits; PTX's names
 
 
 def inlined(function):
@@ -143,6 +144,194 @@ else:
 
         return types.UniTuple(types.float32, 4)(a, b, c), codegen
 
+    @intrinsic
+    def shared_address(typingctx, room):
+        """The byte address of a shared array's first element, as shared memory counts."""
+
+        def codegen(context, builder, signature, args):
+            first = context.make_array(room)(context, builder, args[0]).data
+            first = builder.addrspacecast(first, ir.PointerType(first.type.pointee, 3))
+            return builder.ptrtoint(first, ir.IntType(32))
+
+        return types.uint32(room), codegen
+
+    @intrinsic
+    def copy16_async(typingctx, to, source, position, inside):
+        """Start copying 16 bytes from source[position] on to the byte ``to`` of shared memory; zeros where not ``inside``.
+
+        Both are multiples of 16 bytes. As :func:`copy_async` otherwise, but past the first cache.
+        """
+
+        def codegen(context, builder, signature, args):
+            to, pointer, at, inside = args
+            at = context.cast(builder, at, position, types.int64)
+            at = builder.select(inside, at, at.type(0))
+            element = pointer.type.pointee
+            pointer = builder.addrspacecast(pointer, ir.PointerType(element, 1))
+            i32, i64 = ir.IntType(32), ir.IntType(64)
+            origin = builder.ptrtoint(builder.gep(pointer, [at]), i64)
+            size = builder.select(inside, i32(16), i32(0))
+            text = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
+            _assembly(builder, ir.VoidType(), [i32, i64, i32], text, "r,l,r,~{memory}", [to, origin, size])
+            return context.get_dummy_value()
+
+        return types.void(types.uint32, source, position, types.boolean), codegen
+
+    def _matrix_load(turned):
+        @intrinsic
+        def load(typingctx, address):
+            def codegen(context, builder, signature, args):
+                i32 = ir.IntType(32)
+                text = f"ldmatrix.sync.aligned.m8n8.x4{turned}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
+                result = _assembly(
+                    builder, ir.LiteralStructType([i32] * 4), [i32], text, "=r,=r,=r,=r,r,~{memory}", args
+                )
+                return cgutils.pack_array(builder, [builder.extract_value(result, i) for i in range(4)])
+
+            return types.UniTuple(types.uint32, 4)(types.uint32), codegen
+
+        return load
+
+    # Four 8 x 8 matrices of halves; lane 8 · i + row gives the address of a row of matrix i. Each lane gets two neighbours
+    # of row lane div 4, columns 2 · (lane mod 4) on, of each matrix; turned: of its transpose.
+    load_matrices, load_turned = _matrix_load(""), _matrix_load(".trans")
+
+    def _half_product(kind):
+        @intrinsic
+        def multiply(typingctx, a, b, c):
+            def codegen(context, builder, signature, args):
+                i32, f32 = ir.IntType(32), ir.FloatType()
+                parts = [cgutils.unpack_tuple(builder, arg) for arg in args]
+                registers = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13}"
+                text = f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {registers};"
+                result = _assembly(
+                    builder, ir.LiteralStructType([f32] * 4), [i32] * 6 + [f32] * 4, text,
+                    "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [*parts[0], *parts[1], *parts[2]], effect=False,
+                )  # fmt: skip
+                return cgutils.pack_array(builder, [builder.extract_value(result, i) for i in range(4)])
+
+            return types.UniTuple(types.float32, 4)(a, b, c), codegen
+
+        return multiply
+
+    # c + a · b for a 16 x 8 tile of c, 16 terms: fragments of a and b as load_matrices gives them, of c as in multiply_tf32.
+    multiply_half = {name: _half_product(kind) for name, kind in HALVES.items()}
+
+    def _narrowing(kind):
+        @intrinsic
+        def narrow(typingctx, value):
+            """The bits of a float32 rounded to a half, to nearest, ties to even."""
+
+            def codegen(context, builder, signature, args):
+                i16, f32 = ir.IntType(16), ir.FloatType()
+                return _assembly(builder, i16, [f32], f"cvt.rn.{kind}.f32 $0, $1;", "=h,f", args, effect=False)
+
+            return types.uint16(types.float32), codegen
+
+        return narrow
+
+    narrow = {name: _narrowing(kind) for name, kind in HALVES.items()}
+
+    @intrinsic
+    def _widen_float16(typingctx, bits):
+        def codegen(context, builder, signature, args):
+            return _assembly(
+                builder, ir.FloatType(), [ir.IntType(16)], "cvt.f32.f16 $0, $1;", "=f,h", args, effect=False
+            )
+
+        return types.float32(types.uint16), codegen
+
+    @intrinsic
+    def _widen_bfloat16(typingctx, bits):
+        def codegen(context, builder, signature, args):
+            wide = builder.zext(args[0], ir.IntType(32))
+            return builder.bitcast(builder.shl(wide, ir.IntType(32)(16)), ir.FloatType())
+
+        return types.float32(types.uint16), codegen
+
+    # The float32 of a half's bits.
+    widen = {"float16": _widen_float16, "bfloat16": _widen_bfloat16}
+
+    def _order(text, doc):
+        @intrinsic
+        def order(typingctx):
+            def codegen(context, builder, signature, args):
+                _assembly(builder, ir.VoidType(), [], text, "~{memory}", [])
+                return context.get_dummy_value()
+
+            return types.void(), codegen
+
+        order.__doc__ = doc
+        return order
+
+    open_products = _order("wgmma.fence.sync.aligned;", "Sums that were written may be added to by the next products.")
+    close_products = _order("wgmma.commit_group.sync.aligned;", "The products since the last call become a group.")
+    share_writes = _order(
+        "fence.proxy.async.shared::cta;", "After a barrier, products may read what this thread wrote to shared memory."
+    )
+
+    @intrinsic
+    def wait_products(typingctx, latest):
+        """Wait for all of this warpgroup's groups but the ``latest`` ones, a constant."""
+        if not isinstance(latest, types.IntegerLiteral):
+            raise RequireLiteralValue(latest)
+        text = f"wgmma.wait_group.sync.aligned {latest.literal_value};"
+
+        def codegen(context, builder, signature, args):
+            _assembly(builder, ir.VoidType(), [], text, "~{memory}", [])
+            return context.get_dummy_value()
+
+        return types.void(latest), codegen
+
+    def _places(context, builder, array, value, count):
+        first = context.make_array(array)(context, builder, value).data
+        return [builder.gep(first, [ir.IntType(64)(i)]) for i in range(count)]
+
+    @intrinsic
+    def keep(typingctx, acc, count):
+        """Let no use of the first ``count`` sums, a constant, move across this point."""
+        if not isinstance(count, types.IntegerLiteral):
+            raise RequireLiteralValue(count)
+
+        def codegen(context, builder, signature, args):
+            f32 = ir.FloatType()
+            for place in _places(context, builder, acc, args[0], count.literal_value):
+                builder.store(_assembly(builder, f32, [f32], "", "=f,0,~{memory}", [builder.load(place)]), place)
+            return context.get_dummy_value()
+
+        return types.void(acc, count), codegen
+
+    def warpgroup_product(kind, columns):
+        """The function (sums, descriptor of a, descriptor of b) that starts adding a product of 64 rows to local sums.
+
+        Both operands lie in shared memory, along their 16 terms, in the 128-byte swizzle.
+        """
+        count, name = columns // 2, HALVES[kind]
+        registers = ",".join(f"${i}" for i in range(count))
+        text = (
+            f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{name}.{name} "
+            f"{{{registers}}}, ${count}, ${count + 1}, 1, 1, 1, 0, 0;"
+        )
+        constraints = ",".join(["=f"] * count + ["l", "l"] + [str(i) for i in range(count)])
+
+        @intrinsic
+        def multiply(typingctx, acc, a, b):
+            def codegen(context, builder, signature, args):
+                i64, f32 = ir.IntType(64), ir.FloatType()
+                places = _places(context, builder, acc, args[0], count)
+                before = [builder.load(place) for place in places]
+                result = _assembly(
+                    builder, ir.LiteralStructType([f32] * count), [i64, i64] + [f32] * count, text, constraints,
+                    [args[1], args[2], *before],
+                )  # fmt: skip
+                for i, place in enumerate(places):
+                    builder.store(builder.extract_value(result, i), place)
+                return context.get_dummy_value()
+
+            return types.void(acc, types.uint64, types.uint64), codegen
+
+        return multiply
+
 
 @inlined
 def thread():
@@ -151,6 +340,7 @@ def thread():
 
 
 __all__ = [
+    "HALVES",
     "POINTERS",
     "cuda",
     "divider",
@@ -161,6 +351,7 @@ __all__ = [
     "load4",
     "quotient",
     "thread",
+    "uint16",
     "uint32",
     "uint64",
 ]

@@ -5,6 +5,7 @@ Untried on a GPU so far: there was none.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -76,3 +77,20 @@ def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
 
 
 launcher: Callable[[CudaKernel, int, Packed], None] = cupy_launcher
+
+
+def device_capability() -> int | None:
+    """Compute capability of CuPy's current device, 80 for 8.0; None where there is no CuPy, driver or device."""
+    cupy = sys.modules.get("cupy")
+    try:
+        return None if cupy is None else int(cupy.cuda.Device().compute_capability)
+    except (AttributeError, RuntimeError):
+        return None
+
+
+asked: Callable[[], int | None] = device_capability
+
+
+def capability() -> int | None:
+    """The compute capability to plan for."""
+    return asked()

@@ -40,6 +40,15 @@ TENSOR_STEP = 16
 STAGES = 3
 TF32_TERMS = 2**14 + 8  # in units of float32's rounding: (1 + 2^-11)^2 - 1 for the two operands of a product
 
+# Products of halves: terms of a slice, which are 128 bytes, and slices under way or in use at once.
+HALF_TILES = (WarpTile(128, 128, 64, 32), WarpTile(128, 32, 32, 32))
+# Of a warpgroup kernel a warp has 16 rows of all columns.
+WARPGROUP_TILES = (WarpTile(128, 128, 16, 128), WarpTile(128, 256, 16, 256))
+WARPGROUP_STAGES = 4
+WARPGROUP_COLUMNS = 65  # at least; the tiles for fewer are those of single warps
+HALF_STEP = 64
+HALF_STAGES = 3
+
 TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))
 
 
@@ -86,14 +95,16 @@ def make_grid(
     parts: int = 1,
     biased: bool = False,
     relu: int = 0,
+    step: int = TENSOR_STEP,
 ) -> Grid:
-    """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices."""
-    chunk = -(-terms // (parts * TENSOR_STEP)) * TENSOR_STEP  # whole slices of either kind
+    """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices of ``step`` terms."""
+    chunk = -(-terms // (parts * step)) * step
     tall, wide = -(-rows // tile.rows), -(-columns // tile.columns)
     return Grid(rows, columns, terms, tall, wide, groups, chunk, int(biased), relu)
 
 
 BLOCKS = 512  # blocks wanted before a sum is cut into parts: a few for each multiprocessor of a large GPU
+HALF_BLOCKS = 264  # the same where a block is large: two for each multiprocessor of an H100
 PART = 256  # terms of a part at least
 
 
@@ -101,6 +112,20 @@ def product_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
     """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work."""
     blocks = make_grid(TILES[choose_tile(rows)], rows, columns, terms, groups).blocks
     return max(1, min(BLOCKS // max(blocks, 1), terms // PART))
+
+
+def choose_half_tile(columns: int, tiles: Sequence[WarpTile] = HALF_TILES) -> int:
+    """The number of the tile that multiplies the fewest columns in vain; the widest of those that are equal."""
+    return min(
+        range(len(tiles)),
+        key=lambda number: (-(-columns // tiles[number].columns) * tiles[number].columns, -tiles[number].columns),
+    )
+
+
+def half_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
+    """As :func:`product_parts`, for products of halves: their tiles are larger and their slices longer."""
+    blocks = make_grid(HALF_TILES[choose_half_tile(columns)], rows, columns, terms, groups).blocks
+    return max(1, min(HALF_BLOCKS // max(blocks, 1), terms // (2 * PART)))
 
 
 def channel_parts(channels: int, terms: int) -> int:

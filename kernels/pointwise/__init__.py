@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..cuda import half_only, warpgroup_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
@@ -22,6 +23,13 @@ def _cuda_partial_sums(problem: Problem) -> int:
     return 4 * spec.k * spec.c * product_parts(spec.k, spec.c, spec.n * spec.pixels)
 
 
+def _cuda_halves(problem: Problem) -> int:
+    from ..conv.half_products import workspace_bytes
+    from .grid import as_convolution
+
+    return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
+
+
 VARIANTS = (
     Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
     Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
@@ -29,6 +37,23 @@ VARIANTS = (
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
     Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
+    *(
+        cuda_row(
+            f"warpgroup_{kind}",
+            direction,
+            f"pointwise.cuda_warpgroup_{kind}.{direction}",
+            _cuda_halves,
+            warpgroup_only(kind),
+            kind,
+        )
+        for kind in ("float16", "bfloat16")
+        for direction in ("forward", "input_grad")
+    ),
+    *(
+        cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        for kind in ("float16", "bfloat16")
+        for direction in ("forward", "input_grad", "weight_grad")
+    ),
     cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
     cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad"),
     cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", _cuda_partial_sums),

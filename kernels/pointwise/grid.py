@@ -8,7 +8,7 @@ import numpy as np
 
 from ..compiler import helper
 from ..rows import copy_row, spread_row, write_row, zero_pixels
-from ..spec import ConvSpec
+from ..spec import ConvSpec, PointwiseSpec
 
 
 class Grid(NamedTuple):
@@ -35,6 +35,12 @@ def strided(spec: ConvSpec) -> Grid:
     if spec.size == spec.out:
         return whole(height * width)
     return Grid(p, q, spec.stride[0] * width, spec.stride[1], width, height * width, p * q, 0)
+
+
+def as_convolution(spec: PointwiseSpec) -> ConvSpec:
+    """The same work as a convolution of pictures of one line."""
+    line, none = (1, spec.pixels), ((0, 0), (0, 0))
+    return ConvSpec(spec.n, spec.c, spec.k, 1, line, (1, 1), (1, 1), none, (1, 1), line, spec.activation)
 
 
 @helper

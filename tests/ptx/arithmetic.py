@@ -156,7 +156,8 @@ def _select(machine: Machine, instruction: Instruction) -> Step:
 def _bfloat16(values: np.ndarray) -> np.ndarray:
     """The bits of bfloat16, rounded to nearest even."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(values), np.uint32(0x7FFF), rounded)
 
 
 def _convert(machine: Machine, instruction: Instruction) -> Step:
@@ -178,8 +179,11 @@ def _convert(machine: Machine, instruction: Instruction) -> Step:
             return machine.over_lanes(values).astype(np.float16).view(np.uint16).astype(np.uint32)
 
         return lambda mask: machine.write(result, half(high()) << np.uint32(16) | half(low()), mask)
+    if parts[-2] == "bf16":
+        source = machine.reader(instruction.operands[1], np.float32)
+        return lambda mask: machine.write(result, _bfloat16(machine.over_lanes(source())).astype(np.uint16), mask)
     to, source = KINDS[parts[-2]], machine.reader(instruction.operands[1], KINDS[parts[-1]])
-    if to in (np.float32, np.float64) or KINDS[parts[-1]] not in (np.float32, np.float64, np.float16):
+    if to in (np.float16, np.float32, np.float64) or KINDS[parts[-1]] not in (np.float32, np.float64, np.float16):
         return lambda mask: machine.write(result, np.asarray(source()).astype(to), mask)
     raise NotImplementedError(instruction.text)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arithmetic, warp
+from . import arithmetic, warp, warpgroup
 from .memory import FIRST_SHARED, Fault, Global, Lanes, Shared
 from .program import KINDS, Instruction, Program
 
@@ -19,7 +19,9 @@ LONGEST = 10_000_000  # steps after which a kernel is taken to hang
 Step = Callable[[Any], None]
 
 
-def run(program: Program, blocks: int, threads: int, args: tuple[Any, ...], dynamic_shared: int = 0) -> Counter:
+def run(
+    program: Program, blocks: int, threads: int, args: tuple[Any, ...], dynamic_shared: int = 0, banks: bool = False
+) -> Counter:
     """Run a kernel over its grid; arrays among ``args`` are read and written in place.
 
     Parameters
@@ -31,6 +33,8 @@ def run(program: Program, blocks: int, threads: int, args: tuple[Any, ...], dyna
         A NumPy array for each pointer, a NumPy scalar for each number.
     dynamic_shared : int
         Bytes of the shared array without a size.
+    banks : bool
+        Count also, for each opcode on shared memory, "… phases" and the bank "… conflicts" among them.
 
     Returns
     -------
@@ -58,7 +62,9 @@ def run(program: Program, blocks: int, threads: int, args: tuple[Any, ...], dyna
     together = max(1, LANES // threads)
     for first in range(0, blocks, together):
         lanes = Lanes(first, min(together, blocks - first), threads)
-        Machine(program, lanes, blocks, parameters, memory, dynamic_shared, counts).run()
+        machine = Machine(program, lanes, blocks, parameters, memory, dynamic_shared, counts)
+        machine.shared.conflicts = counts if banks else None
+        machine.run()
     return counts
 
 
@@ -85,6 +91,8 @@ class Machine:
             "%dynamic_smem_size": np.uint32(dynamic_shared),
         }  # fmt: skip
         self.copies = warp.Copies(self)
+        self.mask: np.ndarray | None = None  # of the lanes that execute the current instruction
+        self.products = warpgroup.Products(self)
         self.steps = [self._compile(instruction) for instruction in program.code]
 
     # --- operands
@@ -96,6 +104,8 @@ class Machine:
         if operand.startswith("%"):
             registers = self.registers
             declared = self.program.registers[operand]
+            if operand in self.products.registers:
+                return self.products.reader(operand)
             if kind is None or kind == declared:
                 return lambda: registers[operand]
             if np.dtype(kind).itemsize == np.dtype(declared).itemsize and np.bool_ not in (kind, declared):
@@ -120,6 +130,8 @@ class Machine:
     def write(self, register: str, value: Any, mask: np.ndarray | None) -> None:
         """Set a register in the lanes of a mask, None for all."""
         kind = self.program.registers[register]
+        if register in self.products.registers:
+            self.products.overwritten(register, mask)
         value = np.asarray(value)
         if value.dtype != kind:
             same = value.dtype.itemsize == np.dtype(kind).itemsize and np.bool_ not in (kind, value.dtype.type)
@@ -149,10 +161,10 @@ class Machine:
         opcode = instruction.parts[0]
         if opcode in ("bra", "ret", "bar", "barrier"):
             return None
-        table = warp.INSTRUCTIONS if opcode in warp.INSTRUCTIONS else arithmetic.INSTRUCTIONS
-        if opcode not in table:
-            raise NotImplementedError(instruction.text)
-        return table[opcode](self, instruction)
+        for table in (warp.INSTRUCTIONS, warpgroup.INSTRUCTIONS, arithmetic.INSTRUCTIONS):
+            if opcode in table:
+                return table[opcode](self, instruction)
+        raise NotImplementedError(instruction.text)
 
     def run(self) -> None:
         lanes, end = self.lanes, len(self.steps)
@@ -163,6 +175,7 @@ class Machine:
             if not running.any():
                 if not self.waiting.any():
                     self.copies.finish()
+                    self.products.finish()
                     return
                 self._release()
                 continue
@@ -209,6 +222,7 @@ class Machine:
             if opcode in ("bar", "barrier"):
                 self._arrive(now, mask if taken is None else taken, instruction)
                 return
+            self.mask = taken
             step(taken)
             now += 1
             if now == stop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 FIRST_SHARED = 1024  # the first address that is a kernel's own, as on GPUs
@@ -36,40 +38,41 @@ class Global:
     """The arrays that a kernel was given, each at an address of its own."""
 
     def __init__(self) -> None:
-        self.arrays: list[tuple[np.ndarray, Words]] = []
+        self.arrays: list[tuple[np.ndarray, Words, int]] = []
 
     def add(self, array: np.ndarray) -> int:
         """Take an array in and give its address; the same memory has one address."""
-        for number, (taken, _) in enumerate(self.arrays):
+        for number, (taken, _, _) in enumerate(self.arrays):
             if taken.ctypes.data == array.ctypes.data and taken.nbytes == array.nbytes:
                 return (number + 1) * SPACING
         data = array.reshape(-1).view(np.uint8)
-        self.arrays.append((data, Words(-(-data.size // 4))))
+        unit = min(4, array.itemsize)  # neighbouring halves may be written by two warps
+        self.arrays.append((data, Words(-(-data.size // unit)), unit))
         return len(self.arrays) * SPACING
 
     def pieces(self, address: np.ndarray, size: int, chosen: np.ndarray, what: str):
-        """For each array that the chosen lanes access: the lanes, their byte offsets, the bytes and the words."""
+        """For each array that the chosen lanes access: the lanes, their byte offsets, the bytes, the words and their size."""
         at = address[chosen].astype(np.int64)
         number = at // SPACING
         for index in np.unique(number):
             if not 1 <= index <= len(self.arrays):
                 raise Fault(f"{what}: address {int(at[number == index][0]):#x} is in no array")
-            data, words = self.arrays[index - 1]
+            data, words, unit = self.arrays[index - 1]
             mine = number == index
             offset = at[mine] - index * SPACING
             if (offset % size).any():
                 raise Fault(f"{what}: misaligned {size}-byte access at byte {int(offset[offset % size != 0][0])}")
             if (offset + size > data.size).any():
                 raise Fault(f"{what}: out of bounds, byte {int(offset.max())} + {size} of {data.size}")
-            yield chosen[mine], offset, data, words
+            yield chosen[mine], offset, data, words, unit
 
     def read(self, lanes: Lanes, address: np.ndarray, size: int, chosen: np.ndarray, what: str) -> np.ndarray:
         """The bytes (chosen, size)."""
         result = np.zeros((lanes.count, size), np.uint8)
-        for who, offset, data, words in self.pieces(address, size, chosen, what):
-            for w in range(0, size, 4):
+        for who, offset, data, words, unit in self.pieces(address, size, chosen, what):
+            for w in range(0, size, unit):
                 self._check(
-                    lanes, who, (offset + w) // 4, words, what, "reads what another warp wrote without a barrier"
+                    lanes, who, (offset + w) // unit, words, what, "reads what another warp wrote without a barrier"
                 )
             result[who] = data[offset[:, None] + np.arange(size)]
         return result[chosen]
@@ -77,11 +80,11 @@ class Global:
     def write(
         self, lanes: Lanes, address: np.ndarray, size: int, chosen: np.ndarray, values: np.ndarray, what: str
     ) -> None:
-        for who, offset, data, words in self.pieces(address, size, chosen, what):
+        for who, offset, data, words, unit in self.pieces(address, size, chosen, what):
             if np.unique(offset).size != offset.size:
                 raise Fault(f"{what}: two threads write the same global address at once")
-            for w in range(0, size, 4):
-                at = (offset + w) // 4
+            for w in range(0, size, unit):
+                at = (offset + w) // unit
                 self._check(lanes, who, at, words, what, "writes what another warp wrote without a barrier")
                 words.writer[at], words.write_epoch[at] = lanes.warp[who], lanes.epoch[lanes.block[who]]
                 words.write_block[at] = lanes.first_block + lanes.block[who] + 1
@@ -106,6 +109,24 @@ class Shared:
         self.words = Words(self.data.size // 4)
         self.pending = np.zeros(self.data.size // 4, bool)  # an asynchronous copy will write here
         self.written = np.zeros(self.data.size, bool)
+        # What wgmma, which reads through another proxy, must know: who wrote since its last proxy fence (the lane + 1),
+        # and how many matrix products under way read a word.
+        self.unfenced = np.zeros(self.data.size // 4, np.int32)
+        self.in_use = np.zeros(self.data.size // 4, np.int16)
+        self.conflicts: Counter | None = None  # where they are counted
+
+    def count(self, at: np.ndarray, size: int, who: np.ndarray, opcode: str) -> None:
+        """Count how often lanes that go together meet in a bank: those of 128 bytes, so eight lanes of 16 bytes each."""
+        if self.conflicts is None or size < 4:
+            return
+        phase = who // (128 // size)
+        banks = 128 // size  # as wide as the access
+        meeting = np.unique((phase * banks + at // size % banks) * (self.data.size // 128 + 1) + at // 128)
+        bank, lines = np.unique(meeting // (self.data.size // 128 + 1), return_counts=True)
+        most = np.zeros(int(phase.max()) + 1, np.int64)
+        np.maximum.at(most, bank // banks, lines)
+        self.conflicts[f"{opcode} phases"] += int((most > 0).sum())
+        self.conflicts[f"{opcode} conflicts"] += int(np.maximum(most - 1, 0).sum())
 
     def place(self, lanes: Lanes, address: np.ndarray, size: int, chosen: np.ndarray, what: str) -> np.ndarray:
         """Byte positions in ``data``, checked."""
@@ -114,7 +135,9 @@ class Shared:
             raise Fault(f"{what}: misaligned {size}-byte access to shared memory")
         if (at < FIRST_SHARED).any() or (at + size > self.size).any():
             raise Fault(f"{what}: shared memory out of bounds, byte {int(at.max())} + {size} of {self.size}")
-        return at + lanes.block[chosen] * self.size
+        at = at + lanes.block[chosen] * self.size
+        self.count(at, size, chosen, what.split(" ")[0].split("\t")[0])
+        return at
 
     def check_read(self, lanes: Lanes, at: np.ndarray, size: int, who: np.ndarray, what: str) -> None:
         words, epoch, warp = self.words, lanes.epoch[lanes.block[who]], lanes.warp[who]
@@ -142,6 +165,9 @@ class Shared:
             word = (at + w) // 4
             if self.pending[word].any():
                 raise Fault(f"{what}: writes where an asynchronous copy is under way")
+            if self.in_use[word].any():
+                raise Fault(f"{what}: writes what a matrix product under way reads: a wait is missing")
+            self.unfenced[word] = who + 1
             read = (words.read_epoch[word] == epoch) & (words.reader[word] != warp)
             wrote = (words.write_epoch[word] == epoch) & (words.writer[word] != warp)
             if (read | wrote).any():

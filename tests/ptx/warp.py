@@ -189,6 +189,7 @@ class Copies:
                 # Delivered now: other warps need a barrier from here on.
                 shared.words.write_epoch[word] = lanes.epoch[lanes.block[who[done]]]
                 shared.words.writer[word] = lanes.warp[who[done]]
+                shared.unfenced[word] = who[done] + 1
         left = ~done
         return [(who[left], group[left], place[left], values[left])] if left.any() else []
 

@@ -1,0 +1,24 @@
+"""Convolution and its gradients on tensor cores in bfloat16: :mod:`.half_products`.
+
+Arrays of bfloat16 hold its bits as uint16.
+"""
+
+from __future__ import annotations
+
+from ..spec import ConvSpec
+from . import half_products
+
+
+def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
+    """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
+    half_products.forward("bfloat16", x, w, bias, spec, workspace, out)
+
+
+def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
+    half_products.input_grad("bfloat16", gy, w, spec, workspace, out)
+
+
+def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
+    half_products.weight_grad("bfloat16", x, gy, spec, workspace, out)

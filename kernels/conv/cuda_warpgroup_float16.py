@@ -1,0 +1,16 @@
+"""Convolution and its input gradient in float16 by Hopper's warpgroups (wgmma): :mod:`.half_products`."""
+
+from __future__ import annotations
+
+from ..spec import ConvSpec
+from . import half_products
+
+
+def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
+    """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
+    half_products.forward("float16", x, w, bias, spec, workspace, out, half_products.WARPGROUPS)
+
+
+def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
+    half_products.input_grad("float16", gy, w, spec, workspace, out, half_products.WARPGROUPS)

@@ -1,0 +1,238 @@
+"""The implicit GEMM of :mod:`.gemm` on tensor cores for operands of halves (float16 or bfloat16), sums in float32.
+
+c[m, j] = Σ a(m, t) · b(t, j). Slices of 64 terms flow to shared memory by asynchronous copies of 16 bytes
+(:mod:`.panels`); HALF_STAGES of them are under way or in use at once. A warp keeps a tile of sums in registers; ldmatrix
+brings it the fragments of both operands, transposing those that lie in columns, and it multiplies 16 x 8 tiles, 16 terms at
+a time.
+
+Halves are held as the uint16 of their bits. The order of a sum: slice by slice, 16 terms at a time; parts in order.
+
+Source: NVIDIA, "Parallel Thread Execution ISA", 9.7 (mma.m16n8k16, ldmatrix, cp.async).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .kernel import CudaKernel
+from .language import (
+    close_copies,
+    cuda,
+    float32,
+    inlined,
+    int32,
+    load_matrices,
+    load_turned,
+    multiply_half,
+    narrow,
+    shared_address,
+    uint32,
+    wait_copies,
+    widen,
+)
+from .panels import Operand, make_panel
+from .tiles import HALF_STAGES, HALF_STEP, Grid, WarpTile
+
+UNROLLED = 16  # tiles side by side
+ALIGNMENT = 1024  # bytes; of the slices in shared memory, so that the swizzle meets the banks
+
+
+@inlined
+def _as_it_is(value):
+    return value
+
+
+def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
+    """Functions that turn an element as it is stored, "float32", "float16" or "bfloat16", to float32 and back."""
+    return (_as_it_is, _as_it_is) if stored == "float32" else (widen[stored], narrow[stored])
+
+
+def pointer(stored: str) -> str:
+    """The type of a pointer to such elements."""
+    return "float32" if stored == "float32" else "uint16"
+
+
+def half_kernel(
+    name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str
+) -> CudaKernel:
+    """The kernel (a, b, bias, c, geometry, grid) for one tile.
+
+    Parameters
+    ----------
+    kind : "float16" or "bfloat16"
+        What both operands are.
+    place : inlined function
+        ``place(part, group, m, geometry)`` says where row m's result of column 0 lies in c, -1 where it is not stored; those
+        of the next columns lie geometry.apart apart. bias[group · columns + j] and the ReLU come first.
+    stored : "float32", "float16" or "bfloat16"
+        What the bias and c are.
+    """
+    rows, columns, warp_rows, warp_columns = tile
+    threads, wide = tile.threads, columns // warp_columns
+    down, across = warp_rows // 16, warp_columns // 8  # products of a warp
+    in_a, in_b = make_panel(a, rows, threads), make_panel(b, columns, threads)
+    begin_a, copy_a, begin_b, copy_b = in_a.begin, in_a.copy, in_b.begin, in_b.copy
+    sides_a, sides_b, line_a, line_b = in_a.sides, in_b.sides, in_a.line, in_b.line
+    rows_a, rows_b = a.along_terms, b.along_terms
+    load_a, load_b = (load_matrices if along else load_turned for along in (rows_a, rows_b))
+    size_a, stage = in_a.nbytes, in_a.nbytes + in_b.nbytes
+    sums, ahead, waiting = down * across * 4, HALF_STAGES - 1, HALF_STAGES - 2
+    parts_a, parts_b = down * 4, across * 2  # registers of a warp's fragments
+    multiply = multiply_half[kind]
+    finish_tile = make_finish(place, stored, down, across)
+    lanes_a, lanes_b = _lanes(rows_a, line_a, True), _lanes(rows_b, line_b, False)
+    # Bytes between the fragments of neighbouring 16 rows and of neighbouring 16 terms; one of both is a bit to flip.
+    lines_a, lines_b = 16 * line_a, 16 * line_b
+
+    def body(a, b, bias, c, geometry, grid):
+        room = cuda.shared.array(0, float32)
+        acc = cuda.local.array(sums, float32)
+        left, right = cuda.local.array(parts_a, uint32), cuda.local.array(parts_b, uint32)
+        offsets_a, downs_a, acrosses_a = (
+            cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32),
+        )  # fmt: skip
+        offsets_b, downs_b, acrosses_b = (
+            cuda.local.array(sides_b, int32), cuda.local.array(sides_b, int32), cuda.local.array(sides_b, int32),
+        )  # fmt: skip
+        base = aligned(room)
+        me, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+        j0 = int32(block % uint32(grid.wide) * uint32(columns))
+        block = block // uint32(grid.wide)
+        m0 = int32(block % uint32(grid.tall) * uint32(rows))
+        block = block // uint32(grid.tall)
+        group, part = int32(block % uint32(grid.groups)), int32(block // uint32(grid.groups))
+        first = int32(part * grid.chunk)
+        last = int32(min(first + grid.chunk, grid.terms))
+        lane = me % uint32(32)
+        warp_m = me // uint32(32 * wide) * uint32(warp_rows)
+        warp_j = me // uint32(32) % uint32(wide) * uint32(warp_columns)
+        begin_a(group, m0, grid.rows, me, geometry, offsets_a, downs_a, acrosses_a)
+        begin_b(group, j0, grid.columns, me, geometry, offsets_b, downs_b, acrosses_b)
+        from_a, from_b = lanes_a(lane, warp_m), uint32(lanes_b(lane, warp_j) + uint32(size_a))
+        for i in range(sums):
+            acc[i] = float32(0)
+        filling, reading = uint32(0), uint32(0)  # bytes of stages
+        coming, turn = first, int32(-ahead)
+        while first + turn * HALF_STEP < last:
+            if turn >= 0:
+                wait_copies(waiting)
+                cuda.syncthreads()
+            if coming < last:  # start copying a slice
+                to = uint32(base + filling)
+                copy_a(a, to, coming, last, group, me, geometry, offsets_a, downs_a, acrosses_a)
+                to = uint32(to + uint32(size_a))
+                copy_b(b, to, coming, last, group, me, geometry, offsets_b, downs_b, acrosses_b)
+                coming = int32(coming + HALF_STEP)
+                filling = uint32(0) if filling == uint32((HALF_STAGES - 1) * stage) else uint32(filling + uint32(stage))
+            close_copies()
+            if turn >= 0:
+                here = uint32(base + reading)
+                for k in range(HALF_STEP // 16):
+                    for i in range(down):
+                        at = fragment(from_a, i, k, lines_a, rows_a)
+                        s = i * 4
+                        left[s], left[s + 1], left[s + 2], left[s + 3] = load_a(uint32(here + at))
+                    for j in range(across // 2):
+                        at = fragment(from_b, j, k, lines_b, rows_b)
+                        s = j * 4
+                        right[s], right[s + 1], right[s + 2], right[s + 3] = load_b(uint32(here + at))
+                    for i in range(down):
+                        for j in range(across):
+                            s = (i * across + j) * 4
+                            acc[s], acc[s + 1], acc[s + 2], acc[s + 3] = multiply(
+                                (left[i * 4], left[i * 4 + 1], left[i * 4 + 2], left[i * 4 + 3]),
+                                (right[j * 2], right[j * 2 + 1]),
+                                (acc[s], acc[s + 1], acc[s + 2], acc[s + 3]),
+                            )
+                reading = uint32(0) if reading == uint32((HALF_STAGES - 1) * stage) else uint32(reading + uint32(stage))
+            turn = int32(turn + 1)
+        m = int32(m0 + int32(warp_m) + int32(lane // uint32(4)))
+        j0 = int32(j0 + int32(warp_j) + int32(lane % uint32(4) * uint32(2)))
+        finish_tile(acc, bias, c, part, group, m, j0, geometry, grid)
+
+    kinds = ("uint16", "uint16", pointer(stored), pointer(stored), geometry, Grid)
+    return CudaKernel(name, body, kinds, threads, HALF_STAGES * stage + ALIGNMENT)
+
+
+def make_finish(place: Callable, stored: str, down: int, across: int) -> Callable:
+    """The end of a kernel: bias and ReLU over a lane's sums of ``down`` x ``across`` tiles, 16 x 8 each, and their storing.
+
+    m is the lane's first row, j0 its first column; see :func:`half_kernel`.
+    """
+    # A loop longer than this is not unrolled, and the sums would leave the registers.
+    if across <= UNROLLED:
+        return _finish_columns(place, stored, down, across, 0, across)
+    first, second = (_finish_columns(place, stored, down, across, at, UNROLLED) for at in (0, UNROLLED))
+
+    @inlined
+    def finish_tile(acc, bias, c, part, group, m, j0, geometry, grid):
+        first(acc, bias, c, part, group, m, j0, geometry, grid)
+        second(acc, bias, c, part, group, m, j0, geometry, grid)
+
+    return finish_tile
+
+
+def _finish_columns(place: Callable, stored: str, down: int, across: int, first: int, count: int) -> Callable:
+    """The same for ``count`` tiles of each row from ``first`` on."""
+    read, write = reader_and_writer(stored)
+    start, columns = 2 * first, 2 * count
+
+    @inlined
+    def finish_columns(acc, bias, c, part, group, m, j0, geometry, grid):
+        if grid.biased:
+            for j in range(start, start + columns):
+                column = int32(j0 + j // 2 * 8 + j % 2)
+                more = read(bias[int32(group * grid.columns + column)]) if column < grid.columns else float32(0)
+                for i in range(2 * down):
+                    acc[(i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2] += more
+        for i in range(2 * down):
+            row = int32(m + i * 8)
+            at = place(part, group, row, geometry) if row < grid.rows else int32(-1)
+            for j in range(start, start + columns):
+                column = int32(j0 + j // 2 * 8 + j % 2)
+                value = acc[(i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2]
+                if grid.relu:
+                    value = float32(0) if value <= float32(0) else value
+                if at >= 0 and column < grid.columns:
+                    c[int32(at + column * geometry.apart)] = write(value)
+
+    return finish_columns
+
+
+@inlined
+def aligned(room):
+    """The first byte address in dynamic shared memory that is a multiple of ALIGNMENT."""
+    return uint32((shared_address(room) + uint32(ALIGNMENT - 1)) & uint32(-ALIGNMENT & 0xFFFFFFFF))
+
+
+@inlined
+def fragment(base, i, k, lines, by_rows):
+    """Where a lane's part of the i-th 16 rows and k-th 16 terms lies: along lines add, across them flip chunk bits."""
+    if by_rows:
+        return uint32(uint32(base + uint32(i * lines)) ^ uint32(k * 32))
+    return uint32(uint32(base ^ uint32(i * 32)) + uint32(k * lines))
+
+
+def _lanes(by_rows: bool, line: int, is_a: bool) -> Callable:
+    """The function (lane, first row of the warp) that gives where a lane's row for ldmatrix lies in an operand's slice.
+
+    The four matrices of a: rows 0 and 8 of terms 0, then of terms 8; of b: terms 0 and 8 of columns 0, then of columns 8.
+    """
+    lines_in_128, chunks = 128 // line, line // 16
+
+    @inlined
+    def of_rows(lane, first):
+        number, row = lane // uint32(8), lane % uint32(8)
+        below, beside = (number % uint32(2), number // uint32(2)) if is_a else (number // uint32(2), number % uint32(2))
+        return uint32((first + below * uint32(8) + row) * uint32(128) + (beside ^ row) * uint32(16))
+
+    @inlined
+    def of_columns(lane, first):
+        number, row = lane // uint32(8), lane % uint32(8)
+        below, beside = (number // uint32(2), number % uint32(2)) if is_a else (number % uint32(2), number // uint32(2))
+        chunk = first // uint32(8) % uint32(chunks) + beside
+        panel = first // uint32(8 * chunks) * uint32(HALF_STEP * line)
+        swizzled = chunk ^ (row // uint32(lines_in_128) % uint32(chunks))
+        return uint32(panel + (below * uint32(8) + row) * uint32(line) + swizzled * uint32(16))
+
+    return of_rows if by_rows else of_columns

@@ -1,0 +1,157 @@
+"""Operands of halves as :mod:`.half_gemm` reads them, channels side by side in whole 16 bytes; and sums turned to halves.
+
+Halves are held as the uint16 of their bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .half_gemm import pointer, reader_and_writer
+from .kernel import CudaKernel
+from .language import HALVES, cuda, divider, float32, int32, quotient, thread, uint16, uint32
+from .panels import CHUNK
+
+SIDE = 32  # of the squares that are turned
+THREADS = 256
+
+
+def padded(channels: int) -> int:
+    """Channels in whole chunks."""
+    return -(-channels // CHUNK) * CHUNK
+
+
+class Turn(NamedTuple):
+    """From (N, groups, channels, length) to (N, length, groups, padded channels)."""
+
+    groups: int
+    channels: int
+    padded: int
+    length: int
+    tall: int  # squares
+    wide: int
+
+
+def _turn_kernel(stored: str, kind: str) -> CudaKernel:
+    """Arrays of float32 are rounded to ``kind``, to nearest, ties to even; halves stay what they are."""
+    pitch, room = SIDE + 1, SIDE * (SIDE + 1)
+    _, write = reader_and_writer(kind if stored == "float32" else "float32")
+
+    def body(source, out, turn):
+        square = cuda.shared.array(room, uint32)
+        me, block = int32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+        l0 = int32(block % uint32(turn.wide) * uint32(SIDE))
+        block = block // uint32(turn.wide)
+        c0 = int32(block % uint32(turn.tall) * uint32(SIDE))
+        block = block // uint32(turn.tall)
+        group, n = int32(block % uint32(turn.groups)), int32(block // uint32(turn.groups))
+        near, far = int32(me % SIDE), int32(me // SIDE)
+        for i in range(0, SIDE, THREADS // SIDE):
+            c, at = int32(c0 + far + i), int32(l0 + near)
+            bits = uint16(0)
+            if c < turn.channels and at < turn.length:
+                bits = write(source[int32(((n * turn.groups + group) * turn.channels + c) * turn.length + at)])
+            square[int32((far + i) * pitch + near)] = uint32(bits)
+        cuda.syncthreads()
+        for i in range(0, SIDE, THREADS // SIDE):
+            c, at = int32(c0 + near), int32(l0 + far + i)
+            if c < turn.padded and at < turn.length:
+                to = int32(((n * turn.length + at) * turn.groups + group) * turn.padded + c)
+                out[to] = uint16(square[int32(near * pitch + far + i)])
+
+    name = f"{kind}-from-float32" if stored == "float32" else "turn-halves"
+    return CudaKernel(name, body, (pointer(stored), "uint16", Turn), THREADS)
+
+
+_TURN_HALVES = _turn_kernel("float16", "float16")
+_TURNS = {kind: _turn_kernel("float32", kind) for kind in HALVES}
+
+
+def turn(source, out, kind: str, n: int, groups: int, channels: int, length: int) -> None:
+    """out (N, length, groups, padded channels) of halves from source (N, groups, channels, length); zeros for padding.
+
+    source holds float32, which is rounded to ``kind``, or the bits of halves.
+    """
+    turned = Turn(groups, channels, padded(channels), length, -(-padded(channels) // SIDE), -(-length // SIDE))
+    kernel = _TURNS[kind] if source.dtype == "float32" else _TURN_HALVES
+    kernel(n * groups * turned.tall * turned.wide, source, out, turned)
+
+
+class Spread(NamedTuple):
+    """From (pixels, groups, channels) to (pixels, groups, padded channels)."""
+
+    size: int  # of the result
+    channels: int
+    padded: int
+    by_padded: int
+    by_padded_shift: int
+
+
+def _spread_kernel(stored: str, kind: str) -> CudaKernel:
+    _, write = reader_and_writer(kind if stored == "float32" else "float32")
+
+    def body(source, out, spread):
+        i = thread()
+        if i < spread.size:
+            group = quotient(i, spread.by_padded, spread.by_padded_shift)
+            c = int32(i - group * spread.padded)
+            out[i] = write(source[int32(group * spread.channels + c)]) if c < spread.channels else uint16(0)
+
+    name = f"{kind}-spread-from-float32" if stored == "float32" else "spread-halves"
+    return CudaKernel(name, body, (pointer(stored), "uint16", Spread), THREADS)
+
+
+_SPREAD_HALVES = _spread_kernel("float16", "float16")
+_SPREADS = {kind: _spread_kernel("float32", kind) for kind in HALVES}
+
+
+def spread(source, out, kind: str, channels: int) -> None:
+    """As :func:`turn` where channels lie side by side already: source (N, length, groups, channels)."""
+    numbers = Spread(out.size, channels, padded(channels), *divider(padded(channels)))
+    kernel = _SPREADS[kind] if source.dtype == "float32" else _SPREAD_HALVES
+    kernel(-(-out.size // THREADS), source, out, numbers)
+
+
+class Finish(NamedTuple):
+    """How parts of sums (parts, N, channels, pixels) become a result."""
+
+    parts: int
+    size: int
+    channels: int
+    pixels: int
+    by_channels: int
+    by_channels_shift: int
+    by_pixels: int
+    by_pixels_shift: int
+    biased: int
+    relu: int
+
+
+def _finish_kernel(stored: str) -> CudaKernel:
+    read, write = reader_and_writer(stored)
+
+    def body(sums, bias, out, finish):
+        i = thread()
+        if i < finish.size:
+            total = float32(0)
+            for part in range(finish.parts):
+                total += sums[int32(part * finish.size + i)]
+            if finish.biased:
+                plane = quotient(i, finish.by_pixels, finish.by_pixels_shift)
+                image = quotient(plane, finish.by_channels, finish.by_channels_shift)
+                total += read(bias[int32(plane - image * finish.channels)])
+            if finish.relu and total <= float32(0):
+                total = float32(0)
+            out[i] = write(total)
+
+    return CudaKernel(f"finish-{stored}", body, ("float32", pointer(stored), pointer(stored), Finish), THREADS)
+
+
+_FINISH = {stored: _finish_kernel(stored) for stored in ("float32", *HALVES)}
+
+
+def finish(sums, bias, out, stored: str, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0) -> None:
+    """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c], through the activation."""
+    by_channels, by_pixels = divider(max(channels, 1)), divider(max(pixels, 1))
+    given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(bias.size > 0), relu)
+    _FINISH[stored](-(-out.size // THREADS), sums, bias if bias.size else out, out, given)
