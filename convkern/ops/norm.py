@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import dtype_name, kernel_array, like_format
+from ..device import dtype_name, is_cupy, kernel_array, library, like_format, of
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
-from ..memory import empty
 from ..plan import execute
 from ..tensor import Tensor
 from . import arguments as arg
@@ -23,10 +22,10 @@ from .shape import reshape
 
 
 class _Channels(NamedTuple):
-    """What every channel is normalised with."""
+    """What every channel is normalised with; numbers of channels are float64, on a GPU float32."""
 
-    mean: np.ndarray  # (C,) float64
-    inverse: np.ndarray  # (C,) float64: 1 / sqrt(variance + eps)
+    mean: np.ndarray  # (C,)
+    inverse: np.ndarray  # (C,): 1 / sqrt(variance + eps)
     affine: np.ndarray  # (3, C): y = (x - center) · scale + shift
 
 
@@ -99,11 +98,11 @@ def batch_norm(
         xa.shape[0], channels, math.prod(xa.shape[2:]), arg.activation_code(activation), int(residual is not None)
     )
     arg.check_precision(precision)
-    running = _running(running_mean, running_var, channels, training)
+    running = _running(running_mean, running_var, xa, training)
     if training:
         mean, variance = _batch_statistics(xa, spec, precision, running, _number("momentum", momentum, 1.0))
     else:
-        mean, variance = (value.astype(np.float64) for value in running)
+        mean, variance = (value.astype(_kept_in(xa)) for value in running)
     inverse = 1 / np.sqrt(variance + eps)
     used = _Channels(mean, inverse, _affine(mean, inverse, weight, bias, xa.dtype.newbyteorder("=")))
     y = _forward(xa, residual, used.affine, spec, precision)
@@ -131,20 +130,26 @@ def _number(name: str, value: Any, most: float) -> float:
     return float(value)
 
 
-def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndarray]:
+def _kept_in(x: np.ndarray) -> type:
+    """What statistics and sums of channels are kept in."""
+    return np.float32 if is_cupy(x) else np.float64
+
+
+def _running(mean: Any, var: Any, xa: np.ndarray, training: bool) -> list[np.ndarray]:
     """The arrays of the running statistics; none in training without them."""
+    channels = xa.shape[1]
     if mean is None and var is None and training:
         return []
     arrays = []
     for name, value in (("running_mean", mean), ("running_var", var)):
         if value is None:
             raise ValueError(f"batch_norm: {name} is missing; only training does without both running statistics")
-        array = arg.array_of(value, name)
+        _, array = arg.kernel_inputs("batch_norm", x=xa, **{name: value})
         if array.shape != (channels,):
             raise ValueError(f"batch_norm: {name} must have shape ({channels},), got {array.shape}")
         if array.dtype.kind != "f":
             raise TypeError(f"batch_norm: {name} must be floating, got {array.dtype}")
-        if training and not array.flags.writeable:
+        if training and not getattr(array.flags, "writeable", True):  # CuPy's arrays always are
             raise ValueError(f"batch_norm: {name} is read-only, training changes it in place")
         if training and isinstance(value, Tensor):
             value.mark_changed()
@@ -153,7 +158,7 @@ def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndar
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> Problem:
-    return Problem("norm", direction, "cpu", dtype_name(x.dtype), precision, spec)
+    return Problem("norm", direction, of(x), dtype_name(x.dtype), precision, spec)
 
 
 def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
@@ -168,7 +173,7 @@ def _batch_statistics(
     count = spec.n * spec.pixels
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value in a channel, got x of shape {x.shape}")
-    found = np.empty((2, spec.c), np.float64)
+    found = arg.new_array((2, spec.c), _kept_in(x), x)
     execute(_problem("statistics", x, precision, spec._replace(activation=0, residual=0)), _rows(x, spec), out=found)
     mean, variance = found
     for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
@@ -178,7 +183,7 @@ def _batch_statistics(
 
 def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype: np.dtype) -> np.ndarray:
     """(3, C): center, scale and shift. What rounding takes from the mean is put into the shift."""
-    affine = np.empty((3, mean.size), dtype)
+    affine = arg.new_array((3, mean.size), dtype, mean)
     scale = inverse if weight is None else inverse * arg.array_of(weight, "weight")
     affine[0] = mean
     affine[1] = scale
@@ -188,7 +193,7 @@ def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype
 
 
 def _forward(x: np.ndarray, residual: Any, affine: np.ndarray, spec: NormSpec, precision: str) -> np.ndarray:
-    y = empty(x.shape, affine.dtype)
+    y = arg.new_array(x.shape, affine.dtype, x)
     added = affine[:0] if residual is None else _rows(arg.array_of(residual, "residual"), spec)
     problem = _problem("forward", x, precision, spec)
     execute(problem, _rows(x, spec), added, affine, out=y.reshape(spec.n, spec.c, spec.pixels))
@@ -207,8 +212,8 @@ def _array_gradients(
     shape = (spec.n, spec.c, spec.pixels)
     rows, grad = _rows(x, spec), _rows(gy, spec)
     masked = bool(spec.activation and spec.residual)
-    g = empty(gy.shape, affine.dtype) if masked else affine[:0]
-    total = np.empty((2, spec.c), np.float64)
+    g = arg.new_array(gy.shape, affine.dtype, gy) if masked else affine[:0]
+    total = arg.new_array((2, spec.c), _kept_in(x), x)
     result = _rows(y, spec) if masked else affine[:0]
     flat_g = g.reshape(shape) if masked else g
     execute(_problem("sums", x, precision, spec), rows, grad, result, affine, out=(total, flat_g))
@@ -216,7 +221,7 @@ def _array_gradients(
     sum_g, sum_gx = total[0], total[1] + rounding * total[0]
     gx = None
     if needs[0]:
-        slopes = np.zeros((5, spec.c), affine.dtype)
+        slopes = library(affine).zeros((5, spec.c), affine.dtype)
         slopes[:3] = affine
         if training:
             count = spec.n * spec.pixels
@@ -224,7 +229,7 @@ def _array_gradients(
             slope = -scale * inverse * inverse * sum_gx / count
             slopes[3] = slope
             slopes[4] = rounding * slope - scale * sum_g / count
-        gx = empty(x.shape, affine.dtype)
+        gx = arg.new_array(x.shape, affine.dtype, x)
         plain = spec._replace(residual=0, activation=0 if masked else spec.activation)
         source = flat_g if masked else grad
         execute(_problem("input_grad", x, precision, plain), rows, source, slopes, out=gx.reshape(shape))

@@ -85,7 +85,8 @@ class Trainer:
         )
         self._steps = config.epochs * len(self.loader)
         self.position = Position()
-        self.model = build_model(self.facts)
+        self.device = ck.device.check(config.device)
+        self.model = build_model(self.facts).to(self.device)
         self.optimizer = build_optimizer(config, self.model)
 
     def restore(self, saved: Checkpoint) -> None:
@@ -144,7 +145,7 @@ class Trainer:
 
     def warm_up(self, progress: Progress) -> None:
         """Compile what the run needs, on a model and an optimizer of the same kind that are thrown away."""
-        model = build_model(self.facts)
+        model = build_model(self.facts).to(self.device)
         optimizer = build_optimizer(self.config, model)
         with progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
             for count in _batch_counts(len(self.loader.dataset), self.config.batch_size):
@@ -158,7 +159,11 @@ class Trainer:
                     ck.nn.functional.cross_entropy(model(x), labels)
 
     def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64)
+        return self._placed(np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64))
+
+    def _placed(self, x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A batch on the model's device."""
+        return ck.device.moved(x, self.device), ck.device.moved(labels, self.device)
 
     def _train_epoch(self, stop: StopRequest, progress: Progress) -> None:
         """Make the steps of an epoch that are still to be made."""
@@ -167,7 +172,7 @@ class Trainer:
         self.loader.set_epoch(position.epoch)
         began = time.perf_counter()
         for x, labels in self.loader.batches(start=position.step):
-            loss, right = self._step(x, labels)
+            loss, right = self._step(*self._placed(x, labels))
             position.step += 1
             position.loss_sum += loss * len(labels)
             position.correct += right
@@ -213,7 +218,7 @@ class Trainer:
         if not math.isfinite(found.loss):
             tested = ck.data.DataLoader(self.test_set, self.config.batch_size, mean=self.facts.mean, std=self.facts.std)
             place = f"the test after epoch {done.epoch + 1}"
-            raise ValueError(self._diverged(found.loss, place, (x for x, _ in tested)))
+            raise ValueError(self._diverged(found.loss, place, (self._placed(*batch)[0] for batch in tested)))
         record = {
             "epoch": done.epoch + 1,
             "train_loss": done.loss_sum / done.seen,
@@ -244,6 +249,7 @@ class Trainer:
         from . import plots
 
         found = evaluate_model(self.model, self.test_set, self.facts, self.config.batch_size)
+        self.model.cpu()  # pictures are drawn there
         plots.curves(history, self.folder / folders.CURVES)
         plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
         plots.filters(self.model, self.folder / folders.FILTERS)
