@@ -125,15 +125,19 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return self.numpy().__dlpack__(**kwargs)
+        self._refuse_gradient()
+        return self._data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._data.__dlpack_device__()
 
-    def numpy(self) -> np.ndarray:
-        """The array itself, NumPy's; raises where a gradient would get lost, and for an array on a GPU."""
+    def _refuse_gradient(self) -> None:
         if self.requires_grad:
             raise RuntimeError("this Tensor requires grad: use .detach().numpy(), or .data to share its array")
+
+    def numpy(self) -> np.ndarray:
+        """The array itself, NumPy's; raises where a gradient would get lost, and for an array on a GPU."""
+        self._refuse_gradient()
         if _device.is_cupy(self._data):
             raise TypeError("this Tensor lives on cuda: .cpu() moves it first, .data is its CuPy array")
         return self._data

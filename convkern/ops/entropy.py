@@ -138,7 +138,8 @@ def cross_entropy(
     input : array or Tensor, (N, C, …) or (C,)
         Logits, float32 or float64.
     target : integer array, (N, …) or (); or floating array or Tensor of input's shape
-        Labels from 0 to C - 1, or the probability of every class.
+        Labels from 0 to C - 1, or the probability of every class. Others raise; on a GPU, where looking at them would wait
+        for the device, they give NaN, and so does a mean over none, unless there are weights or smoothing.
     weight : array, (C,), optional
         w; a mean over labels divides by the sum of their weights.
     ignore_index : int
@@ -146,11 +147,6 @@ def cross_entropy(
     reduction : "mean", "sum" or "none"
     label_smoothing : float
         Share of the target that is spread evenly over the classes, 0 to 1.
-
-    Notes
-    -----
-    On a GPU a label that is no class, and a mean over labels that are all ignored, give NaN where the CPU raises: looking at
-    the labels would wait for the device. With weights or smoothing it is looked at.
 
     Returns
     -------
