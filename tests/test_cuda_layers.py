@@ -76,6 +76,32 @@ def test_statistics_of_what_is_not_finite(value):
 
 @needs_compiler
 @pytest.mark.parametrize("target", TARGETS)
+def test_channels_between_the_passes(target):
+    """With and without weight, bias and running statistics; in training and out of it; more channels than a block."""
+    from convkern.kernels.norm import cuda_channels
+
+    rng = np.random.default_rng(5)
+    with interpreted(target):
+        for c, given in ((3, True), (130, False), (1, True)):
+            mean, variance, weight, bias, r1, r2 = rng.uniform(0.5, 2, (6, c)).astype("f4")
+            wide = [a.astype(np.float64) for a in (mean, variance, weight, bias, r1, r2)]
+            weights, running = ((weight, bias), (r1, r2)) if given else ((None, None), ())
+            wanted = (wide[2:4], wide[4:]) if given else ((None, None), ())
+            inverse, affine = np.empty(c, "f4"), np.empty((3, c), "f4")
+            cuda_channels.affine(mean, variance, *weights, running, 9, 0.1, 1e-5, inverse, affine)
+            want = norm_reference.affine(*wide[:2], *wanted[0], wanted[1], 9, 0.1, 1e-5)
+            for got, exact in zip((inverse, affine, *running), (*want[:2], *want[2]), strict=True):
+                np.testing.assert_allclose(got, exact, rtol=1e-6)
+            sums = rng.uniform(-2, 2, (2, c)).astype("f4")
+            out, gw, gb = np.empty((5, c), "f4"), np.empty(c, "f4"), np.empty(c, "f4")
+            cuda_channels.slopes(sums, inverse, affine, 9, given, out, gw, gb)
+            exact = norm_reference.slopes(*(a.astype(np.float64) for a in (sums, inverse, affine)), 9, given)
+            for got, value in zip((out, gw, gb), exact, strict=True):
+                np.testing.assert_allclose(got, value, rtol=2e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("row", cuda_rows("adaptive"), ids=row_id)
 def test_adaptive_rows(row, target):
     uneven = AdaptiveSpec(3, 2, (3, 11, 13), (2, 5, 17))

@@ -250,6 +250,35 @@ def test_cross_entropy_with_every_option(options, reduction, cupy):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+BATCH_NORMS = {
+    "plain": dict(training=True), "affine": dict(training=True, affine=True), "evaluation": dict(affine=True, tracked=True),
+    "running": dict(training=True, tracked=True), "relu": dict(training=True, affine=True, activation="relu"),
+    "residual": dict(training=True, affine=True, tracked=True, activation="relu", residual=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_batch_norm_with_every_option(name, cupy):
+    rng = np.random.default_rng(6)
+    x, residual = (rng.standard_normal((3, 2, 4, 5)).astype("f4") for _ in range(2))
+    channels = rng.uniform(0.5, 2, (4, 2)).astype("f4")
+
+    def run(place):
+        options = dict(BATCH_NORMS[name])
+        parts = [ck.tensor(ck.device.moved(a, place), requires_grad=True) for a in (x, residual, *channels[:2])]
+        running = [ck.device.moved(a.copy(), place) for a in channels[2:]]
+        running = running if options.pop("tracked", False) else [None, None]
+        given = parts[2:] if options.pop("affine", False) else [None, None]
+        added = parts[1] if options.pop("residual", False) else None
+        y = ops.batch_norm(parts[0], *running, *given, **options, residual=added)
+        (y * y * y).sum().backward()
+        grads = [p.grad.data for p in parts if p.grad is not None]
+        return [ck.device.moved(a, "cpu") for a in (y.data, *grads, *(r for r in running if r is not None))]
+
+    for got, want in zip(run("cuda"), run("cpu"), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_labels_that_are_no_class_give_nan(cupy):
     x = ck.tensor(cupy.zeros((2, 3), "f4"), requires_grad=True)
     loss = nn.functional.cross_entropy(x, cupy.array([0, 3]))

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import dtype_name, is_cupy, kernel_array, library, like_format, of
+from ..device import dtype_name, is_cupy, kernel_array, like_format, of
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
-from ..plan import execute
+from ..plan import execute, plan
 from ..tensor import Tensor
 from . import arguments as arg
 from .activation import relu_grad
@@ -99,12 +99,8 @@ def batch_norm(
     )
     arg.check_precision(precision)
     running = _running(running_mean, running_var, xa, training)
-    if training:
-        mean, variance = _batch_statistics(xa, spec, precision, running, _number("momentum", momentum, 1.0))
-    else:
-        mean, variance = (value.astype(_kept_in(xa)) for value in running)
-    inverse = 1 / np.sqrt(variance + eps)
-    used = _Channels(mean, inverse, _affine(mean, inverse, weight, bias, xa.dtype.newbyteorder("=")))
+    moving = _number("momentum", momentum, 1.0) if training else 0.0
+    used = _channels(xa, spec, precision, running, training, moving, eps, weight, bias)
     y = _forward(xa, residual, used.affine, spec, precision)
 
     def vjp(needs: list[bool], gy: Any, x: Any, weight: Any, residual: Any, y: Any = None) -> list[Any]:
@@ -166,24 +162,48 @@ def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
     return kernel_array(x).reshape(spec.n, spec.c, spec.pixels)
 
 
-def _batch_statistics(
-    x: np.ndarray, spec: NormSpec, precision: str, running: list[np.ndarray], momentum: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of the batch; the running statistics move towards them."""
+def _channels(
+    x: np.ndarray, spec: NormSpec, precision: str, running: list[np.ndarray], training: bool, momentum: float, eps: float,
+    weight: Any, bias: Any,
+) -> _Channels:  # fmt: skip
+    """What to normalise with; in training the running statistics move towards the batch's."""
+    mean, variance = _batch_statistics(x, spec, precision) if training else running
+    count = spec.n * spec.pixels
+    if is_cupy(x):
+        plan(_problem("forward", x, precision, spec))  # refuses other dtypes
+        inverse, affine = (arg.new_array(shape, x.dtype, x) for shape in ((spec.c,), (3, spec.c)))
+        wa, ba = (None if v is None else kernel_array(arg.array_of(v, "weight")) for v in (weight, bias))
+        _device_channels().affine(mean, variance, wa, ba, running * training, count, momentum, eps, inverse, affine)
+        return _Channels(affine[0], inverse, affine)
+    if training:
+        for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
+            array[...] = (1 - momentum) * array + momentum * batch
+    mean, variance = mean.astype(np.float64, copy=not training), variance.astype(np.float64, copy=False)
+    inverse = 1 / np.sqrt(variance + eps)
+    return _Channels(mean, inverse, _affine(mean, inverse, weight, bias, x.dtype.newbyteorder("=")))
+
+
+def _device_channels() -> Any:
+    """The GPU's arithmetic between the passes."""
+    from ..kernels.norm import cuda_channels
+
+    return cuda_channels
+
+
+def _batch_statistics(x: np.ndarray, spec: NormSpec, precision: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of the batch."""
     count = spec.n * spec.pixels
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value in a channel, got x of shape {x.shape}")
     found = arg.new_array((2, spec.c), _kept_in(x), x)
     execute(_problem("statistics", x, precision, spec._replace(activation=0, residual=0)), _rows(x, spec), out=found)
     mean, variance = found
-    for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
-        array[...] = (1 - momentum) * array + momentum * batch
     return mean, variance
 
 
 def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype: np.dtype) -> np.ndarray:
     """(3, C): center, scale and shift. What rounding takes from the mean is put into the shift."""
-    affine = arg.new_array((3, mean.size), dtype, mean)
+    affine = np.empty((3, mean.size), dtype)
     scale = inverse if weight is None else inverse * arg.array_of(weight, "weight")
     affine[0] = mean
     affine[1] = scale
@@ -208,7 +228,7 @@ def _array_gradients(
 
     With x̂ = (x - mean)·inverse and m values in a channel, gx = weight · inverse · (g - Σg/m - x̂·Σ(g·x̂)/m).
     """
-    mean, inverse, affine = used
+    affine = used.affine
     shape = (spec.n, spec.c, spec.pixels)
     rows, grad = _rows(x, spec), _rows(gy, spec)
     masked = bool(spec.activation and spec.residual)
@@ -217,18 +237,9 @@ def _array_gradients(
     result = _rows(y, spec) if masked else affine[:0]
     flat_g = g.reshape(shape) if masked else g
     execute(_problem("sums", x, precision, spec), rows, grad, result, affine, out=(total, flat_g))
-    rounding = affine[0] - mean
-    sum_g, sum_gx = total[0], total[1] + rounding * total[0]
+    slopes, gw, gb = _slopes(total, used, spec, training, weight)
     gx = None
     if needs[0]:
-        slopes = library(affine).zeros((5, spec.c), affine.dtype)
-        slopes[:3] = affine
-        if training:
-            count = spec.n * spec.pixels
-            scale = inverse if weight is None else inverse * weight
-            slope = -scale * inverse * inverse * sum_gx / count
-            slopes[3] = slope
-            slopes[4] = rounding * slope - scale * sum_g / count
         gx = arg.new_array(x.shape, affine.dtype, x)
         plain = spec._replace(residual=0, activation=0 if masked else spec.activation)
         source = flat_g if masked else grad
@@ -236,10 +247,32 @@ def _array_gradients(
         gx = like_format(gy, gx)
     return [
         gx,
-        (sum_gx * inverse).astype(affine.dtype) if needs[1] else None,
-        sum_g.astype(affine.dtype) if needs[2] else None,
+        gw if needs[1] else None,
+        gb if needs[2] else None,
         (like_format(gy, g) if masked else gy) if needs[3] else None,
     ]
+
+
+def _slopes(
+    total: np.ndarray, used: _Channels, spec: NormSpec, training: bool, weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What "input_grad" takes of every channel (5, C), and the gradients of weight and bias (C,), from the sums (2, C)."""
+    mean, inverse, affine = used
+    count = spec.n * spec.pixels
+    if is_cupy(affine):
+        slopes, gw, gb = (arg.new_array(s, affine.dtype, affine) for s in ((5, spec.c), (spec.c,), (spec.c,)))
+        _device_channels().slopes(total, inverse, affine, count, training, slopes, gw, gb)
+        return slopes, gw, gb
+    rounding = affine[0] - mean
+    sum_g, sum_gx = total[0], total[1] + rounding * total[0]
+    slopes = np.zeros((5, spec.c), affine.dtype)
+    slopes[:3] = affine
+    if training:
+        scale = inverse if weight is None else inverse * weight
+        slope = -scale * inverse * inverse * sum_gx / count
+        slopes[3] = slope
+        slopes[4] = rounding * slope - scale * sum_g / count
+    return slopes, (sum_gx * inverse).astype(affine.dtype), sum_g.astype(affine.dtype)
 
 
 def _gradients(gy: Any, x: Any, weight: Any, used: _Channels, eps: float | None) -> tuple[Any, Any, Any]:

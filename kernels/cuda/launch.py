@@ -39,6 +39,8 @@ def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
     for number, (kind, value) in enumerate(zip(kernel.parameters, args, strict=True)):
         if kind == "int":
             packed.append(np.int32(value))
+        elif kind == "float":
+            packed.append(np.float32(value))
         elif kind == "table":
             packed.append(tuple(value))
         elif isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""Instructions of elementary functions: roots, powers of two, and what libdevice builds its functions from."""
+"""Instructions of elementary functions: roots, reciprocals, powers of two, and what libdevice builds its functions from."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ def _floats(machine: Machine, instruction: Instruction, count: int) -> Any:
     return [machine.reader(o, np.float32) for o in instruction.operands[1 : count + 1]]
 
 
-def _root(machine: Machine, instruction: Instruction) -> Step:
-    if "rn" not in instruction.parts:
-        raise NotImplementedError(instruction.text)
-    (x,) = _floats(machine, instruction, 1)
-    return lambda mask: machine.write(instruction.operands[0], np.sqrt(x()), mask)
+def _rounded(function: Any) -> Any:
+    """sqrt.rn and rcp.rn: rounded to nearest."""
+
+    def build(machine: Machine, instruction: Instruction) -> Step:
+        if "rn" not in instruction.parts:
+            raise NotImplementedError(instruction.text)
+        (x,) = _floats(machine, instruction, 1)
+        return lambda mask: machine.write(instruction.operands[0], function(x()), mask)
+
+    return build
 
 
 def _power_of_two(machine: Machine, instruction: Instruction) -> Step:
@@ -59,4 +64,4 @@ def rounded_down(a: Any, b: Any, c: Any) -> np.ndarray:
     return np.where(above, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-INSTRUCTIONS = {"sqrt": _root, "ex2": _power_of_two, "copysign": _sign}
+INSTRUCTIONS = {"sqrt": _rounded(np.sqrt), "rcp": _rounded(np.reciprocal), "ex2": _power_of_two, "copysign": _sign}
