@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .device import is_cupy
+
 SMALL = 3e7  # multiply-adds: half a millisecond on one core
 
 _lock = threading.Lock()
@@ -39,8 +41,8 @@ def _openblas() -> tuple[Any, Any] | None:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``numpy.matmul(a, b)``; the number of BLAS threads is as before when it is done."""
-    if a.size * b.shape[-1] > SMALL or (functions := _openblas()) is None:
+    """``numpy.matmul(a, b)``, for CuPy's arrays CuPy's; the number of BLAS threads is as before when it is done."""
+    if is_cupy(a) or a.size * b.shape[-1] > SMALL or (functions := _openblas()) is None:
         return np.matmul(a, b)
     read, write = functions
     with _lock:  # the number is the process's: two callers must not restore each other's

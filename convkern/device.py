@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+DEVICES = ("auto", "cpu", "cuda")
+_PLACES = {"cpu": "cpu (NumPy)", "cuda": "cuda (CuPy)"}
 _NAMES = {"f": "float32", "d": "float64"}
+
+
+def gpu() -> tuple[str, str]:
+    """The GPU's name, and in one sentence what is missing to use it; either may be empty."""
+    try:
+        import cupy
+    except ImportError:
+        return "", 'CuPy is not installed (pip install "convkern[cuda13]" or "convkern[cuda12]")'
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return "", f"the CUDA driver does not answer ({error})"
+    if count == 0:
+        return "", "the CUDA driver reports no device"
+    name = str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    from .kernels.cuda.compiler import missing
+
+    return name, f"its kernels cannot be compiled: {missing()}" if missing() else ""
 
 
 def gpu_status() -> str:
     """The GPU's name, or in one sentence the piece that is missing."""
-    try:
-        import cupy
-    except ImportError:
-        return 'none: CuPy is not installed (pip install "convkern[cuda13]" or "convkern[cuda12]")'
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"none: the CUDA driver does not answer ({error})"
-    if count == 0:
-        return "none: the CUDA driver reports no device"
-    name = str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
-    from .kernels.cuda.compiler import missing
-
-    return f"{name}, but its kernels cannot be compiled: {missing()}" if missing() else name
+    name, missing = gpu()
+    return f"{name or 'none'}{', but ' if name else ': '}{missing}" if missing else name
 
 
 def is_cupy(value: Any) -> bool:
@@ -51,27 +60,59 @@ def check(device: str) -> str:
     Raises
     ------
     ValueError
-        For another name, and for "cuda", on which no model runs yet.
+        For another name, and for "cuda" where it cannot be used; the message names what is missing.
     """
-    if device not in ("auto", "cpu", "cuda"):
+    if device not in DEVICES:
         raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    if device != "cuda":
+        return "cpu"
+    _, missing = gpu()
+    if missing:
+        raise ValueError(f"device 'cuda' cannot be used: {missing}")
+    return "cuda"
+
+
+def moved(array: np.ndarray, device: str) -> np.ndarray:
+    """The array itself if it lives on ``device``, "cpu" or "cuda", otherwise a copy there."""
+    if of(array) == device:
+        return array
     if device == "cuda":
-        raise ValueError(f"device 'cuda' cannot be used: models do not run on GPUs yet; GPU here: {gpu_status()}")
-    return "cpu"
+        import cupy
+
+        return cupy.asarray(array)
+    return sys.modules["cupy"].asnumpy(array)
+
+
+def cpu_copy(array: np.ndarray) -> np.ndarray:
+    """A copy in a NumPy array."""
+    return sys.modules["cupy"].asnumpy(array) if is_cupy(array) else array.copy()
+
+
+def one(function: str, names: Iterable[str], arrays: Iterable[Any]) -> None:
+    """Raise TypeError unless all arrays live on one device: nothing is moved silently."""
+    places = [of(array) for array in arrays]
+    if len(set(places)) > 1:
+        listed = ", ".join(f"{name} on {_PLACES[place]}" for name, place in zip(names, places, strict=True))
+        raise TypeError(
+            f"{function}: arrays must live on one device, got {listed}; to('cuda') or to('cpu') moves a Tensor"
+        )
+
+
+def whole(result: Any) -> np.ndarray:
+    """An array: NumPy gives a scalar where no axes are left."""
+    return np.asarray(result) if isinstance(result, np.generic) else result
 
 
 def as_array(value: Any, name: str) -> np.ndarray:
-    """Take in a NumPy array, or anything with CPU ``__array__`` or ``__dlpack__``, without copying where it can.
+    """Take in a NumPy or CuPy array, or anything with CPU ``__array__`` or ``__dlpack__``, without copying where it can.
 
     Raises
     ------
     TypeError
-        If ``value`` is no array, or lives on another device. ``name`` is named in the message.
+        If ``value`` is no array, or another library's on another device. ``name`` is named in the message.
     """
-    if type(value) is np.ndarray:
+    if type(value) is np.ndarray or is_cupy(value):
         return value
-    if is_cupy(value):
-        raise TypeError(f"{name} is a CuPy array; this takes NumPy arrays and arrays on the CPU")
     if isinstance(value, np.ndarray):
         return np.asarray(value)
     if hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) != 1:  # DLPack's kDLCPU
@@ -89,11 +130,6 @@ def as_array(value: Any, name: str) -> np.ndarray:
 def dtype_name(dtype: np.dtype) -> str:
     """``dtype.name``, which takes NumPy longer than a small kernel takes for its work."""
     return _NAMES.get(dtype.char) or dtype.name
-
-
-def kernel_input(value: Any, name: str) -> np.ndarray:
-    """As :func:`as_array`, but a CuPy array is taken as it is: for operations that have CUDA rows."""
-    return value if is_cupy(value) else as_array(value, name)
 
 
 def is_channels_last(x: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import FLOATS, as_array
+from .device import FLOATS, as_array, is_cupy, library, of, one, whole
 from .memory import is_view
 from .tensor import Tensor, Version
 
@@ -160,7 +160,11 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
 def _share_version(result: Tensor, parents: Sequence[Any]) -> None:
     """A view of a parent's array counts the writes to that array."""
     for parent in parents:
-        if isinstance(parent, Tensor) and np.may_share_memory(result.data, parent.data):
+        if (
+            isinstance(parent, Tensor)
+            and of(parent.data) == of(result.data)
+            and np.may_share_memory(result.data, parent.data)
+        ):
             result.version = parent.version
             return
 
@@ -186,8 +190,9 @@ def _seed(root: Tensor, gradient: Any, create_graph: bool) -> Any:
                 f"backward without a gradient needs a scalar, this Tensor has shape {root.shape}; "
                 "pass gradient= of the same shape, or reduce with sum() or mean() first"
             )
-        gradient = np.ones(root.shape, root.dtype)
+        gradient = library(root.data).ones(root.shape, root.dtype)
     array = gradient.data if isinstance(gradient, Tensor) else as_array(gradient, "gradient")
+    one("backward", ("gradient", "the Tensor"), (array, root.data))
     if array.shape != root.shape:
         raise ValueError(f"backward: gradient must have the Tensor's shape {root.shape}, got {array.shape}")
     if array.dtype != root.dtype:
@@ -274,11 +279,11 @@ def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[in
     if create_graph:
         target.grad = gradient.clone() if target.grad is None else target.grad + gradient
         return
-    array = np.asarray(gradient)  # arithmetic on arrays without axes gives NumPy scalars
+    array = whole(gradient)
     if target.grad is not None:
-        target.grad = Tensor(np.asarray(add(target.grad.data, array)))
+        target.grad = Tensor(whole(add(target.grad.data, array)))
     else:
-        if id(array) in given or is_view(array) or not array.flags.writeable:
+        if id(array) in given or is_view(array) or not getattr(array.flags, "writeable", True):
             array = array.copy()
         given.add(id(array))
         target.grad = Tensor(array)
@@ -338,19 +343,19 @@ class Function:
         ctx = Context()
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         with no_grad():
-            result = cls.forward(ctx, *(Tensor(a) if isinstance(a, np.ndarray) else a for a in args))
+            result = cls.forward(ctx, *(Tensor(a) if isinstance(a, np.ndarray) or is_cupy(a) else a for a in args))
         outputs = result if isinstance(result, tuple) else (result,)
         # Identity tells record() which saved values are outputs, so outputs are unwrapped the same way in both places.
         arrays = tuple(_array(cls, value) for value in outputs)
         own = {id(value): array for value, array in zip(outputs, arrays, strict=True)}
         saved = [own.get(id(value), value) for value in ctx.to_save]
         ctx.to_save = ()  # the Node keeps them now, and lets go of them after backward
-        facts = [(array.shape, array.dtype) for array in arrays]
+        facts = [(library(array), array.shape, array.dtype) for array in arrays]
 
         def vjp(needs: list[bool], gy: Any, *values: Any) -> Sequence[Any]:
             ctx.saved_tensors = tuple(v if isinstance(v, Tensor) or v is None else Tensor(v) for v in values)
             grads = gy if isinstance(gy, tuple) else (gy,)
-            zeroed = (np.zeros(*f) if g is None else g for g, f in zip(grads, facts, strict=True))
+            zeroed = (f[0].zeros(*f[1:]) if g is None else g for g, f in zip(grads, facts, strict=True))
             given = cls.backward(ctx, *(g if isinstance(g, Tensor) else Tensor(g) for g in zeroed))
             ctx.saved_tensors = ()
             return [_gradient(cls, g) for g in (given if isinstance(given, tuple) else (given,))]

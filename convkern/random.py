@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,12 +134,13 @@ def _product(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> tuple[npt.
 
 
 class _Noise(threading.local):
-    seed = 0
-    step = 0
-    draws = 0
+    def __init__(self) -> None:
+        self.seed = self.step = self.draws = 0
+        self.on_device: dict[int, Any] = {}  # CuPy's generators of this step, by device
 
 
 _noise = _Noise()
+_STREAMS = 1 << 16  # of CuPy's generators: by default there are more on a larger GPU, and then other numbers
 
 
 def seed_noise(seed: int, step: int = 0) -> None:
@@ -154,15 +156,32 @@ def seed_noise(seed: int, step: int = 0) -> None:
         Of the same range; another step gives other numbers.
     """
     rng(seed, NOISE, step)  # refuses what is no seed
-    _noise.seed, _noise.step, _noise.draws = seed, step, 0
+    _noise.seed, _noise.step, _noise.draws, _noise.on_device = seed, step, 0, {}
 
 
-def noise() -> np.random.Generator:
+def noise(device: str = "cpu") -> Any:
     """The generator of this thread's next draw of a noise layer.
+
+    Parameters
+    ----------
+    device : "cpu" or "cuda"
 
     Returns
     -------
-    numpy.random.Generator
+    numpy.random.Generator or cupy.random.Generator
+        CuPy's is one for all draws of a step, since making one takes a while.
     """
+    if device == "cuda":
+        return _device_noise()
     _noise.draws += 1
     return rng(_noise.seed, NOISE, _noise.step, _noise.draws)
+
+
+def _device_noise() -> Any:
+    import cupy
+
+    number = cupy.cuda.get_device_id()
+    if number not in _noise.on_device:
+        bits = cupy.random.Philox4x3210([_noise.seed, NOISE, _noise.step], size=_STREAMS)
+        _noise.on_device[number] = cupy.random.Generator(bits)
+    return _noise.on_device[number]

@@ -29,13 +29,13 @@ class Tensor:
     Parameters
     ----------
     data : array
-        Shared, not copied (:func:`tensor` copies). Floating dtypes float32 and float64 can require grad.
+        NumPy's or CuPy's; shared, not copied (:func:`tensor` copies). Floating dtypes float32 and float64 can require grad.
     requires_grad : bool
         Record what is computed from this Tensor, so that ``backward`` fills ``grad``.
 
     Attributes
     ----------
-    data : numpy.ndarray
+    data : numpy.ndarray or cupy.ndarray
     grad : Tensor or None
         Sum of the gradients of all ``backward`` calls since it was last set to None.
     grad_fn : Node or None
@@ -92,7 +92,8 @@ class Tensor:
 
     @property
     def device(self) -> str:
-        return "cpu"
+        """Where its array lives: "cpu" or "cuda"."""
+        return _device.of(self._data)
 
     @property
     def is_leaf(self) -> bool:
@@ -115,7 +116,7 @@ class Tensor:
         return int(self.item())
 
     def __repr__(self) -> str:
-        text = np.array2string(self._data, separator=", ", prefix="tensor(", threshold=100)
+        text = np.array2string(_device.moved(self._data, "cpu"), separator=", ", prefix="tensor(", threshold=100)
         if self.grad_fn is not None:
             return f"tensor({text}, grad_fn=<{self.grad_fn.name}>)"
         return f"tensor({text}{', requires_grad=True' if self.requires_grad else ''})"
@@ -124,15 +125,21 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return self.numpy().__dlpack__(**kwargs)
+        self._refuse_gradient()
+        return self._data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._data.__dlpack_device__()
 
-    def numpy(self) -> np.ndarray:
-        """The array itself; raises where a gradient would get lost."""
+    def _refuse_gradient(self) -> None:
         if self.requires_grad:
             raise RuntimeError("this Tensor requires grad: use .detach().numpy(), or .data to share its array")
+
+    def numpy(self) -> np.ndarray:
+        """The array itself, NumPy's; raises where a gradient would get lost, and for an array on a GPU."""
+        self._refuse_gradient()
+        if _device.is_cupy(self._data):
+            raise TypeError("this Tensor lives on cuda: .cpu() moves it first, .data is its CuPy array")
         return self._data
 
     def item(self) -> Any:
@@ -148,11 +155,24 @@ class Tensor:
         return ops.clone(self)
 
     def to(self, dtype_or_device: Any) -> Tensor:
-        """Convert to another dtype (recorded), or to a device."""
-        if isinstance(dtype_or_device, str) and dtype_or_device in ("cpu", "cuda", "auto"):
-            _device.check(dtype_or_device)
-            return self
+        """Convert to another dtype, or move to a device ("auto", "cpu" or "cuda"); recorded.
+
+        Raises
+        ------
+        ValueError
+            For "cuda" where it cannot be used; the message names what is missing.
+        """
+        if isinstance(dtype_or_device, str) and dtype_or_device in _device.DEVICES:
+            return ops.move(self, _device.check(dtype_or_device))
         return ops.cast(self, dtype_or_device)
+
+    def cpu(self) -> Tensor:
+        """As ``to("cpu")``."""
+        return self.to("cpu")
+
+    def cuda(self) -> Tensor:
+        """As ``to("cuda")``."""
+        return self.to("cuda")
 
     # --- gradients
 
@@ -195,6 +215,9 @@ class Tensor:
         self.version.count += 1
 
     def _writeable(self, how: str, value: Any) -> None:
+        array = _plain(value)
+        if isinstance(array, np.ndarray) or _device.is_cupy(array):
+            _device.one(how, ("the Tensor", "the value"), (self._data, array))
         if not graph.is_grad_enabled():
             return
         if self.requires_grad:
@@ -294,7 +317,7 @@ class Tensor:
         return ops.max(self, dim, keepdim)
 
     def argmax(self, dim: int | None = None) -> np.ndarray:
-        return np.asarray(self._data.argmax(dim))
+        return _device.whole(self._data.argmax(dim))
 
     def reshape(self, *shape: Any) -> Tensor:
         return ops.reshape(self, *shape)

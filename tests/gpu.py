@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -17,7 +17,8 @@ from convkern.kernels.cuda import compiler, launch
 from . import ptx
 
 TARGETS = ("sm_80", "sm_90a")
-TABLES = ("conv", "pointwise", "pool", "elementwise")
+TABLES = ("conv", "pointwise", "pool", "elementwise", "norm", "adaptive", "entropy", "reduce")
+NUMPY = ("entropy", "reduce")  # what NumPy does on the CPU
 
 needs_compiler = pytest.mark.skipif(
     bool(compiler.missing()), reason=f"CUDA kernels are not tested: {compiler.missing()}"
@@ -30,16 +31,16 @@ def program(path: Path) -> ptx.Program:
 
 
 @contextmanager
-def interpreted(target: str, banks: bool = False) -> Iterator[Counter]:
-    """Inside the block CUDA rows take NumPy arrays and run in the interpreter; gives what was executed.
-
-    With ``banks`` it counts the bank conflicts of shared memory too.
-    """
+def interpreted(
+    target: str, banks: bool = False, host: Callable[[Any], Any] = lambda value: value
+) -> Iterator[Counter]:
+    """Inside the block CUDA rows take NumPy arrays, or what ``host`` turns into such, and run in the interpreter; gives what
+    was executed. With ``banks`` it counts the bank conflicts of shared memory too."""
     executed: Counter = Counter()
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
         compiled = program(compiler.ptx(kernel, target))
-        executed.update(ptx.run(compiled, blocks, kernel.threads, args, kernel.shared, banks))
+        executed.update(ptx.run(compiled, blocks, kernel.threads, tuple(map(host, args)), kernel.shared, banks))
 
     previous = launch.launcher, launch.asked
     launch.launcher, launch.asked = launcher, lambda: 80 if target == "sm_80" else 90

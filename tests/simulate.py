@@ -12,14 +12,29 @@ from typing import Any
 import numpy as np
 from numba import config
 
+from convkern.kernels.adaptive import reference as adaptive_reference
 from convkern.kernels.cuda import launch
-from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec
+from convkern.kernels.entropy.spec import EntropySpec
+from convkern.kernels.spec import (
+    AdaptiveSpec,
+    ChannelSpec,
+    ConvSpec,
+    ElementwiseSpec,
+    NormSpec,
+    PointwiseSpec,
+    PoolSpec,
+)
 
+from .cuda_checks import check_entropy, check_sum
 from .gpu import cuda_rows
 from .test_kernels import check_conv, check_pointwise, check_pool, run
+from .test_norm import check_norm
+from .test_pool3d import check as check_pool3d
 
 CONV = ConvSpec(1, 4, 6, 2, (5, 4), (3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), (2, 3), 0)
 POOL = PoolSpec(1, 2, (5, 6), (3, 2), (2, 1), ((1, 1), (1, 0)), (1, 1), (3, 6))
+ADAPTIVE = AdaptiveSpec(1, 2, (2, 3, 5), (1, 2, 7))
+ENTROPY = EntropySpec(2, 3, 5, -1)
 POINTWISE = PointwiseSpec(2, 3, 9, 5)
 
 
@@ -72,6 +87,18 @@ def main() -> None:
         for row in cuda_rows("elementwise"):
             simulate_elementwise(row)
             print("elementwise", row.name, row.direction)
+        for row in cuda_rows("norm"):
+            assert check_norm(row, NormSpec(2, 2, 7, 1, int(row.direction != "input_grad")), "float32")
+            print("norm", row.name, row.direction)
+        for row in cuda_rows("adaptive"):
+            assert check_pool3d("adaptive", adaptive_reference, row, ADAPTIVE, "float32", 40)
+            print("adaptive", row.name, row.direction)
+        for row in cuda_rows("entropy"):
+            assert check_entropy(row, ENTROPY)
+            print("entropy", row.name, row.direction)
+        for row in cuda_rows("reduce"):
+            assert check_sum(row, ChannelSpec(2, 3, 7))
+            print("reduce", row.name, row.direction)
 
 
 def simulate_elementwise(row: Any) -> None:
@@ -87,10 +114,11 @@ def simulate_elementwise(row: Any) -> None:
         np.testing.assert_array_equal(sums, want_sums)
         np.testing.assert_array_equal(out, want)
         return
-    arrays = [a.reshape(-1) for a in ([gy] if row.direction == "relu" else [gy, y])]
+    arrays = [a.reshape(-1) for a in ([gy] if row.direction in ("relu", "erf") else [gy, y])]
     flat = np.empty(gy.size, "f4")
     assert run("elementwise", row, ElementwiseSpec(gy.size), "float32", *arrays, out=(flat,))
-    np.testing.assert_array_equal(flat, getattr(reference, row.direction)(*arrays))
+    rounding = 1e-6 if row.direction == "erf" else 0
+    np.testing.assert_allclose(flat, getattr(reference, row.direction)(*arrays), rtol=rounding)
 
 
 if __name__ == "__main__":

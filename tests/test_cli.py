@@ -145,7 +145,7 @@ def test_train_refuses_what_is_no_number(capsys, option):
 
 
 def test_cuda_without_a_gpu_is_one_sentence(capsys, monkeypatch):
-    monkeypatch.setattr(ck.device, "gpu_status", lambda: "none: the CUDA driver reports no device")
+    monkeypatch.setattr(ck.device, "gpu", lambda: ("", "the CUDA driver reports no device"))
     error = refused(capsys, "train", "--device", "cuda")
     assert re.fullmatch(r"convkern: device 'cuda' cannot be used: .*the CUDA driver reports no device\n", error)
 

@@ -226,7 +226,7 @@ CASES = {
         r"conv2d: x has 4 channels, but w of shape \(4, 3, 3, 3\)"),
     "dtype of a layer": (lambda: nn.Linear(5, 2)(LOGITS.astype(float)), TypeError,
         "linear: arrays must have one dtype, got x float64, w float32"),
-    "buffer": (lambda: nn.Module().register_buffer("mean", 1.0), TypeError, "mean must be a NumPy array, got float"),
+    "buffer": (lambda: nn.Module().register_buffer("mean", 1.0), TypeError, "mean must be a NumPy or CuPy array, got float"),
     "nonlinearity": (lambda: nn.init.calculate_gain("swish"), ValueError,
         "nonlinearity must be 'leaky_relu' or one of .* got 'swish'"),
     "fan mode": (lambda: nn.init.kaiming_normal_(ck.tensor(W), mode="fan_avg"), ValueError,

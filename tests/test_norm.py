@@ -26,6 +26,9 @@ SPECS = [
 ]
 
 
+KEPT = {"cpu": "float64", "cuda": "float32"}  # what sums and statistics of channels are kept in
+
+
 def check_norm(row, spec: NormSpec, dtype: str, make=floats) -> bool:
     rng = np.random.default_rng(7)
     shape = (spec.n, spec.c, spec.pixels)
@@ -56,7 +59,7 @@ def check_norm(row, spec: NormSpec, dtype: str, make=floats) -> bool:
         return True
     masked = bool(spec.activation and spec.residual)
     result = y if masked else y[:0]
-    out, g = np.empty((2, spec.c)), np.empty(shape if masked else (0, *shape[1:]), dtype)
+    out, g = np.empty((2, spec.c), KEPT[row.device]), np.empty(shape if masked else (0, *shape[1:]), dtype)
     if not run("norm", row, spec, dtype, x, gy, result, affine, out=(out, g)):
         return False
     high = [a.astype(np.float64) for a in (x, gy, result, affine)]
@@ -76,7 +79,7 @@ def assert_within_dtype(got, want, magnitude, terms, dtype):
 
 def check_statistics(row, spec: NormSpec, x: np.ndarray) -> bool:
     """Around the mean of a first image squares are at most var + (largest distance of an image's mean)²."""
-    out = np.empty((2, spec.c))
+    out = np.empty((2, spec.c), KEPT[row.device])
     if spec.n == 0 or not run("norm", row, spec, x.dtype.name, x, out=(out,)):
         return False
     wide = x.astype(np.float64)

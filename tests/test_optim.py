@@ -350,19 +350,26 @@ def test_frozen_parameters_stay():
 # --- the kernels
 
 
-def kernel_rows(dtype, count, seed=0):
+def kernel_rows(dtype, count, chunk, seed=0):
     """Parameters of sizes around a vector and a chunk, each with ``count`` arrays."""
     rng = np.random.default_rng(seed)
-    sizes = (1, 15, 17, cpu_chunks.CHUNK, 1, cpu_chunks.CHUNK + 1, 2 * cpu_chunks.CHUNK - 3)
+    sizes = (1, 15, 17, chunk, 1, chunk + 1, 2 * chunk - 3)
     return [[rng.random(size).astype(dtype) + 0.5 for _ in range(count)] for size in sizes]
 
 
+UPDATES = ["sgd", "plain sgd", "nesterov sgd", "adam", "adagrad", "rmsprop", "plain rmsprop"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["sgd", "plain sgd", "nesterov sgd", "adam", "adagrad", "rmsprop", "plain rmsprop"])
+@pytest.mark.parametrize("name", UPDATES)
 def test_kernels_against_the_definition(name, dtype):
+    check_update(cpu_chunks, name, dtype)
+
+
+def check_update(module, name, dtype):
     kernel = name.split()[-1]
     count = {"plain sgd": 2, "plain rmsprop": 3}.get(name, {"sgd": 3, "adam": 4, "adagrad": 3, "rmsprop": 5}[kernel])
-    rows = kernel_rows(dtype, count)
+    rows = kernel_rows(dtype, count, module.CHUNK)
     options = {
         "sgd": lambda i: (0.9 if count == 3 else 0.0, 0.1 * (i % 2), 0.7, name.startswith("nesterov")),
         "adam": lambda i: (1.5, 1e-3, 0.1, 0.1, 0.9, 0.1, 0.95),
@@ -379,7 +386,7 @@ def test_kernels_against_the_definition(name, dtype):
     if name.startswith("plain"):
         missing = [None] * (1 if kernel == "sgd" else 2)
         rows, expected = [[*row, *missing] for row in rows], [[*row, *missing] for row in expected]
-    getattr(cpu_chunks, kernel)(rows, used)
+    getattr(module, kernel)(rows, used)
     for row, want, line, gradient in zip(rows, expected, used.astype(np.float64), gradients_before, strict=True):
         getattr(update_reference, kernel)(*want, tuple(line))
         np.testing.assert_array_equal(row[1], gradient)

@@ -51,7 +51,7 @@ class Module:
             self._claim(name, self._parameters)[name] = value
         elif isinstance(value, Module):
             self._claim(name, self._modules)[name] = value
-        elif name in self._buffers and isinstance(value, np.ndarray):
+        elif name in self._buffers and (isinstance(value, np.ndarray) or _device.is_cupy(value)):
             self._buffers[name] = value
         else:
             self._claim(name, self.__dict__)
@@ -78,8 +78,8 @@ class Module:
 
     def register_buffer(self, name: str, value: np.ndarray) -> None:
         """Keep an array that is saved with the parameters but not trained."""
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"register_buffer: {name} must be a NumPy array, got {type(value).__name__}")
+        if not isinstance(value, np.ndarray) and not _device.is_cupy(value):
+            raise TypeError(f"register_buffer: {name} must be a NumPy or CuPy array, got {type(value).__name__}")
         self._claim(name, self._buffers)[name] = value
 
     def add_module(self, name: str, module: Module) -> None:
@@ -202,30 +202,50 @@ class Module:
             parameter.grad = None
 
     def to(self, dtype_or_device: Any) -> Module:
-        """Convert all floating parameters and buffers to a dtype, or move to a device ("auto", "cpu" or "cuda")."""
-        if isinstance(dtype_or_device, str) and dtype_or_device in ("auto", "cpu", "cuda"):
-            _device.check(dtype_or_device)
-            return self
+        """Convert all floating parameters and buffers to a dtype, or move them to a device ("auto", "cpu" or "cuda").
+
+        Gradients are forgotten. An optimizer goes on with the moved parameters and takes its state along. Buffers of
+        integers, which count, stay on the CPU.
+
+        Raises
+        ------
+        ValueError
+            For "cuda" where it cannot be used; the message names what is missing.
+        """
+        if isinstance(dtype_or_device, str) and dtype_or_device in _device.DEVICES:
+            place = _device.check(dtype_or_device)
+            return self._converted(lambda array: _device.moved(array, place))
         dtype = np.dtype(dtype_or_device)
         if dtype not in _device.FLOATS:
             raise TypeError(f"to: parameters are float32 or float64, got {dtype}")
+        return self._converted(lambda array: array.astype(dtype))
+
+    def _converted(self, convert: Callable[[np.ndarray], np.ndarray]) -> Module:
         for parameter in self.parameters():
-            parameter.data = parameter.data.astype(dtype)
+            parameter.data = convert(parameter.data)
             parameter.grad = None
         for module in self.modules():
             for name, value in module._buffers.items():
                 if value.dtype in _device.FLOATS:
-                    module._buffers[name] = value.astype(dtype)
+                    module._buffers[name] = convert(value)
         return self
 
+    def cpu(self) -> Module:
+        """As ``to("cpu")``."""
+        return self.to("cpu")
+
+    def cuda(self) -> Module:
+        """As ``to("cuda")``."""
+        return self.to("cuda")
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by their dotted names."""
-        named = {name: p.data.copy() for name, p in self.named_parameters()}
-        named.update((name, b.copy()) for name, b in self.named_buffers())
+        """Copies of all parameters and buffers by their dotted names, in NumPy arrays wherever the model is."""
+        named = {name: _device.cpu_copy(p.data) for name, p in self.named_parameters()}
+        named.update((name, _device.cpu_copy(b)) for name, b in self.named_buffers())
         return named
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Overwrite all parameters and buffers.
+        """Overwrite all parameters and buffers, where they are, with arrays from any device.
 
         Raises
         ------
@@ -250,7 +270,7 @@ class Module:
         if wrong:
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(wrong)}")
         for name, array in arrays.items():
-            targets[name][...] = array
+            targets[name][...] = _device.moved(array, _device.of(targets[name]))
         for parameter in self.parameters():
             parameter.mark_changed()
 

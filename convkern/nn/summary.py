@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..device import library
 from ..graph import no_grad
 
 if TYPE_CHECKING:
@@ -143,13 +144,13 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     for name, module in model.named_modules():
         if not module._modules or module._parameters:
             handles.append(module.register_forward_hook(note(name)))
-    ready = (p.dtype for module in model.modules() for p in module._parameters.values())  # lazy ones have none yet
-    dtype = next(ready, np.dtype(np.float32))
+    # Lazy layers have no parameters yet.
+    like = next((p.data for module in model.modules() for p in module._parameters.values()), np.empty(0, np.float32))
     was_training = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with no_grad():
-            model(np.zeros(shape, dtype))
+            model(library(like).zeros(shape, like.dtype))
     finally:
         for handle in handles:
             handle.remove()

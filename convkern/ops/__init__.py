@@ -43,7 +43,7 @@ from .pool import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, ma
 from .reduce import max, mean, sum
 from .resize import interpolate
 from .row_norm import group_norm, instance_norm, layer_norm, local_response_norm
-from .shape import cast, clone, concatenate, expand, flatten, getitem, reshape, sum_to, transpose
+from .shape import cast, clone, concatenate, expand, flatten, getitem, move, reshape, sum_to, transpose
 from .unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
@@ -115,6 +115,7 @@ __all__ = [
     "max_unpool2d",
     "max_unpool3d",
     "mean",
+    "move",
     "mse_loss",
     "mul",
     "neg",

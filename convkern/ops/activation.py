@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..device import FLOATS, dtype_name, kernel_array, like_format
+from ..device import FLOATS, dtype_name, kernel_array, like_format, of, whole
 from ..graph import record
 from ..kernels.spec import ChannelSpec
 from ..kernels.variant import Problem
-from ..memory import empty
 from ..plan import execute
 from . import arguments as arg
 from .elementwise import elementwise
-from .reduce import axes_of
+from .reduce import axes_of, largest
 from .reduce import sum as sum_
 
 
@@ -34,7 +33,7 @@ def relu(x: Any) -> Any:
     if xa.dtype.newbyteorder("=") in FLOATS:
         y = like_format(xa, elementwise("relu", xa))
     else:
-        y = np.asarray(np.maximum(xa, 0))
+        y = whole(np.maximum(xa, 0))
     return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
 
 
@@ -49,8 +48,9 @@ def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """`relu_grad` of arrays (N, C, …) or (C, …) and its sum over every channel (C,), in one pass."""
     shape = gy.shape if gy.ndim > 3 else (1, *gy.shape)
     spec = ChannelSpec(shape[0], shape[1], math.prod(shape[2:]))
-    g, sums = empty(gy.shape, y.dtype.newbyteorder("=")), np.empty(spec.c, y.dtype.newbyteorder("="))
-    problem = Problem("elementwise", "relu_bias_grad", "cpu", dtype_name(g.dtype), "default", spec)
+    dtype = y.dtype.newbyteorder("=")
+    g, sums = arg.new_array(gy.shape, dtype, gy), arg.new_array((spec.c,), dtype, gy)
+    problem = Problem("elementwise", "relu_bias_grad", of(gy), dtype_name(dtype), "default", spec)
     rows = (kernel_array(a).reshape(spec) for a in (gy, y))
     execute(problem, *rows, out=(g.reshape(spec), sums))
     return like_format(y, g), sums
@@ -69,7 +69,7 @@ def sigmoid(x: Any) -> Any:
     """
     xa = arg.array_of(x, "x")
     small = np.exp(-np.abs(xa))
-    y = np.asarray(np.where(xa >= 0, 1, small) / (1 + small))
+    y = whole(np.where(xa >= 0, 1, small) / (1 + small))
     return record("sigmoid", y, (x,), lambda needs, gy, y: [gy * y * (1 - y)], (y,))
 
 
@@ -84,7 +84,7 @@ def tanh(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    y = np.asarray(np.tanh(arg.array_of(x, "x")))
+    y = whole(np.tanh(arg.array_of(x, "x")))
     return record("tanh", y, (x,), lambda needs, gy, y: [gy * (1 - y * y)], (y,))
 
 
@@ -103,8 +103,8 @@ def softmax(x: Any, dim: int) -> Any:
     """
     (xa,) = arg.float_arrays("softmax", x=x)
     axes = axes_of(dim, xa.ndim)
-    e = np.exp(xa - xa.max(axis=axes, keepdims=True, initial=-np.inf))
-    y = np.asarray(e / e.sum(axis=axes, keepdims=True))
+    e = np.exp(xa - largest(xa, axes))
+    y = whole(e / e.sum(axis=axes, keepdims=True))
 
     def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
         return [y * (gy - sum_(gy * y, dim, True))]
@@ -127,8 +127,8 @@ def log_softmax(x: Any, dim: int) -> Any:
     """
     (xa,) = arg.float_arrays("log_softmax", x=x)
     axes = axes_of(dim, xa.ndim)
-    shifted = xa - xa.max(axis=axes, keepdims=True, initial=-np.inf)
-    y = np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True)))
+    shifted = xa - largest(xa, axes)
+    y = whole(shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True)))
 
     def vjp(needs: list[bool], gy: Any, y: Any) -> list[Any]:
         from .arithmetic import exp

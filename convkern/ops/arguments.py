@@ -22,14 +22,10 @@ def array_of(value: Any, name: str) -> np.ndarray:
 
 
 def kernel_inputs(function: str, **values: Any) -> list[np.ndarray]:
-    """NumPy's or CuPy's arrays, all on one device, for operations that have rows on both."""
-    if "cupy" not in sys.modules:
-        return [array_of(value, name) for name, value in values.items()]
-    taken = [value.data if isinstance(value, Tensor) else device.kernel_input(value, n) for n, value in values.items()]
-    places = [device.of(array) for array in taken]
-    if len(set(places)) > 1:
-        listed = ", ".join(f"{name} on {place}" for name, place in zip(values, places, strict=True))
-        raise TypeError(f"{function}: arrays must live on one device, got {listed}")
+    """NumPy's or CuPy's arrays, all on one device."""
+    taken = [array_of(value, name) for name, value in values.items()]
+    if "cupy" in sys.modules:
+        device.one(function, values, taken)
     return taken
 
 
@@ -45,17 +41,24 @@ def kept(value: Any, *others: Any) -> Any:
             break
     else:
         return None
-    return value if isinstance(value, (Tensor, bool, int, float)) else device.as_array(value, "saved value")
+    if isinstance(value, (Tensor, bool, int, float)):
+        return value
+    return scalar(device.as_array(value, "saved value"))
 
 
-def float_arrays(function: str, *, cuda: bool = False, **values: Any) -> list[np.ndarray]:
-    """Arrays of one floating dtype, float32 or float64; with ``cuda`` also CuPy's, float16 too, all on one device."""
-    taken = kernel_inputs(function, **values) if cuda else [array_of(value, name) for name, value in values.items()]
+def scalar(array: Any) -> Any:
+    """A NumPy array without axes as a number, which goes with arrays on every device."""
+    return array[()] if isinstance(array, np.ndarray) and array.ndim == 0 else array
+
+
+def float_arrays(function: str, *, halves: bool = False, **values: Any) -> list[np.ndarray]:
+    """Arrays of one floating dtype, float32 or float64, all on one device; with ``halves`` also CuPy's float16."""
+    taken = kernel_inputs(function, **values)
     if taken[0].dtype.char in "fd" and len({array.dtype for array in taken}) == 1:
         return taken
     arrays: dict[str, np.ndarray] = {}
     for (name, _), array in zip(values.items(), taken, strict=True):
-        half = cuda and array.dtype == np.float16 and device.is_cupy(array)
+        half = halves and array.dtype == np.float16 and device.is_cupy(array)
         if array.dtype.newbyteorder("=") not in device.FLOATS and not half:
             raise TypeError(f"{function}: {name} must be float32 or float64, got {array.dtype}")
         arrays[name] = array
@@ -151,11 +154,12 @@ def check_precision(value: Any) -> str:
 def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tuple[Any, ...]) -> np.ndarray:
     """An array for the result: ``out`` when it is given and fits, otherwise a new one, on the first parent's device."""
     dtype = dtype.newbyteorder("=")
-    library = device.library(parents[0])
+    first = parents[0].data if isinstance(parents[0], Tensor) else parents[0]
+    library = device.library(first)
     if out is None:
-        return new_array(shape, dtype, parents[0])
-    if not isinstance(out, library.ndarray) or device.of(out) != device.of(parents[0]):
-        kind = "CuPy" if device.is_cupy(parents[0]) else "NumPy"
+        return new_array(shape, dtype, first)
+    if not isinstance(out, library.ndarray) or device.of(out) != device.of(first):
+        kind = "CuPy" if device.is_cupy(first) else "NumPy"
         raise TypeError(f"out must be a {kind} array, got {type(out).__name__}")
     if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got {out.shape} and {out.dtype}")
@@ -163,10 +167,10 @@ def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tup
         raise ValueError("out is read-only")
     if any(isinstance(p, Tensor) for p in parents):
         raise TypeError("out is for arrays; a Tensor's operations make their own results")
-    if any(p is not None and library.may_share_memory(out, device.kernel_input(p, "input")) for p in parents):
+    if any(p is not None and library.may_share_memory(out, device.as_array(p, "input")) for p in parents):
         raise ValueError("out overlaps an input")
     # A kernel writes plain rows; a strided out is filled from them at the end, see deliver().
-    return out if device.kernel_array(out) is out else new_array(shape, dtype, parents[0])
+    return out if device.kernel_array(out) is out else new_array(shape, dtype, first)
 
 
 def deliver(result: np.ndarray, out: Any, like: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import graph
-from ..device import like_format
+from .. import device, graph
+from ..device import like_format, whole
 from ..graph import record
 from . import arguments as arg
 from .elementwise import elementwise, plain_and_large
@@ -23,10 +24,23 @@ def _operand(value: Any, name: str) -> Any:
     )
 
 
+def _on_one_device(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Both as they are, but for a NumPy array without axes beside CuPy's, which becomes a number."""
+    if device.is_cupy(a) != device.is_cupy(b):
+        a, b = arg.scalar(a), arg.scalar(b)
+        arrays = {
+            n: v for n, v in (("left operand", a), ("right operand", b)) if hasattr(v, "shape") and not np.isscalar(v)
+        }
+        device.one(name, arrays, arrays.values())
+    return a, b
+
+
 def _binary(name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], *saved: Any) -> Any:
     aa, ba = _operand(a, "left operand"), _operand(b, "right operand")
+    if "cupy" in sys.modules:
+        aa, ba = _on_one_device(name, aa, ba)
     try:
-        y = np.asarray(compute(aa, ba))
+        y = whole(compute(aa, ba))
     except ValueError:
         raise ValueError(f"{name}: shapes {np.shape(aa)} and {np.shape(ba)} do not broadcast") from None
 
@@ -76,7 +90,7 @@ def div(a: Any, b: Any) -> Any:
 
 
 def _unary(name: str, x: Any, y: Any, vjp: Callable[..., Any], saved: tuple[Any, ...]) -> Any:
-    return record(name, np.asarray(y), (x,), lambda needs, gy, *values: [vjp(gy, *values)], saved)
+    return record(name, whole(y), (x,), lambda needs, gy, *values: [vjp(gy, *values)], saved)
 
 
 def neg(x: Any) -> Any:
@@ -98,7 +112,7 @@ def pow(x: Any, exponent: float) -> Any:
 
 def exp(x: Any) -> Any:
     """e to the power of x."""
-    y = np.asarray(np.exp(arg.array_of(x, "x")))
+    y = whole(np.exp(arg.array_of(x, "x")))
     return _unary("exp", x, y, lambda gy, y: gy * y, (y,))
 
 
@@ -109,7 +123,7 @@ def log(x: Any) -> Any:
 
 def sqrt(x: Any) -> Any:
     """Square root."""
-    y = np.asarray(np.sqrt(arg.array_of(x, "x")))
+    y = whole(np.sqrt(arg.array_of(x, "x")))
     return _unary("sqrt", x, y, lambda gy, y: gy / (2 * y), (y,))
 
 

@@ -168,7 +168,7 @@ def convolve(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d`, along ``axes`` axes."""
     function = f"conv{axes}d"
-    xa, wa = arg.float_arrays(function, cuda=True, x=x, w=w)
+    xa, wa = arg.float_arrays(function, halves=True, x=x, w=w)
     x_shape = xa.shape
     shape = batched(x_shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
@@ -206,7 +206,7 @@ def input_grad(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d_input_grad`, along ``axes`` axes."""
     name = f"conv{axes}d_input_grad"
-    ga, wa = arg.float_arrays(name, cuda=True, gy=gy, w=w)
+    ga, wa = arg.float_arrays(name, halves=True, gy=gy, w=w)
     input_shape = shape_of(input_shape, f"{name}: input_shape")
     shape = batched(input_shape, name, "input_shape", axes)
     spec = conv_spec(name, shape, wa.shape, stride, padding, dilation, groups, None, axes)
@@ -238,7 +238,7 @@ def weight_grad(
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d_weight_grad`, along ``axes`` axes."""
     name = f"conv{axes}d_weight_grad"
-    xa, ga = arg.float_arrays(name, cuda=True, x=x, gy=gy)
+    xa, ga = arg.float_arrays(name, halves=True, x=x, gy=gy)
     kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1, axes)
     x_shape = xa.shape
     shape = batched(x_shape, name, "x", axes)
@@ -278,8 +278,8 @@ def bias_grad(gy: Any, axes: int = 2) -> Any:
     n, k, *size = batched(gy_shape, "bias_grad", "gy", axes)
     plane = (math.prod(size[:-1]), size[-1])
     spec = ConvSpec(n, 1, k, 1, plane, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), plane)
-    problem = Problem("conv", "bias_grad", "cpu", dtype_name(ga.dtype), "default", spec)
-    gb = np.empty(k, ga.dtype.newbyteorder("="))
+    problem = Problem("conv", "bias_grad", device.of(ga), dtype_name(ga.dtype), "default", spec)
+    gb = arg.new_array((k,), ga.dtype.newbyteorder("="), ga)
     execute(problem, kernel_array(ga.reshape(spec.y_shape)), out=gb)
 
     def vjp(needs: list[bool], ggb: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..device import of
 from ..random import noise
 from . import arguments as arg
 from .arithmetic import add, mul
@@ -11,9 +12,10 @@ from .arithmetic import add, mul
 
 def _dropped(x: Any, p: float, drawn: tuple[int, ...]) -> Any:
     """x times 0 with probability p, else times 1 / (1 - p)."""
-    dtype = arg.array_of(x, "x").dtype.newbyteorder("=")
+    xa = arg.array_of(x, "x")
+    dtype = xa.dtype.newbyteorder("=")
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    return mul(x, (noise().random(drawn, dtype=dtype) >= p) * dtype.type(scale))
+    return mul(x, (noise(of(xa)).random(drawn, dtype=dtype) >= p) * dtype.type(scale))
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
@@ -90,4 +92,4 @@ def gaussian_noise(x: Any, std: float = 0.1, training: bool = True) -> Any:
     if not training or std == 0:
         return x
     dtype = xa.dtype.newbyteorder("=")
-    return add(x, noise().standard_normal(xa.shape, dtype=dtype) * dtype.type(std))
+    return add(x, noise(of(xa)).standard_normal(xa.shape, dtype=dtype) * dtype.type(std))

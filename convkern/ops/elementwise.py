@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import device
@@ -23,11 +25,11 @@ def elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
     return out
 
 
-def plain_and_large(a: object, b: object) -> bool:
+def plain_and_large(a: Any, b: Any) -> bool:
     """Two float arrays of one shape that lie in memory as kernels take them, and are worth a parallel loop."""
     return (
-        isinstance(a, np.ndarray)
-        and isinstance(b, np.ndarray)
+        (isinstance(a, np.ndarray) or device.is_cupy(a))
+        and (isinstance(b, np.ndarray) or device.is_cupy(b))
         and a.nbytes >= SMALLEST
         and a.shape == b.shape
         and a.dtype == b.dtype

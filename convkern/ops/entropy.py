@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import device
+from ..device import whole
 from ..graph import record
+from ..kernels.entropy.spec import EntropySpec
+from ..kernels.variant import Problem
+from ..plan import execute
+from ..tensor import Tensor
 from . import arguments as arg
 from .activation import log_softmax, softmax
 from .arithmetic import mul, neg
 from .loss import check_reduction, reduced
+from .reduce import largest
 from .reduce import sum as sum_
 from .shape import reshape
 
@@ -32,7 +40,7 @@ class _Targets(NamedTuple):
 
     def total(self, dtype: np.dtype, function: str) -> Any:
         """What the mean divides by."""
-        total = self.labels.size if self.share is None else self.share.sum()
+        total = self.labels.size if self.share is None else float(self.share.sum())
         if total == 0:
             empty = "over an empty batch" if self.labels.size == 0 else "of targets that are all ignored or weigh 0"
             raise ValueError(f"{function}: the mean {empty} does not exist")
@@ -40,11 +48,11 @@ class _Targets(NamedTuple):
 
     def pick(self, values: np.ndarray) -> np.ndarray:
         """The value of each label's class."""
-        return np.asarray(values[self.places])
+        return whole(values[self.places])
 
     def spread(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The share at each label's class, 0 elsewhere."""
-        out = np.zeros(shape, dtype)
+        out = device.library(self.labels).zeros(shape, dtype)
         out[self.places] = 1 if self.share is None else self.share
         return out
 
@@ -59,7 +67,7 @@ def _class_weight(weight: Any, xa: np.ndarray, axis: int, function: str) -> np.n
     """(C,) in input's dtype."""
     if weight is None:
         return None
-    wa = arg.array_of(weight, "weight")
+    _, wa = arg.kernel_inputs(function, input=xa, weight=weight)
     if wa.shape != (xa.shape[axis],):
         raise ValueError(f"{function}: weight must have shape ({xa.shape[axis]},), one per class, got {wa.shape}")
     if wa.dtype.newbyteorder("=") != xa.dtype:
@@ -69,14 +77,21 @@ def _class_weight(weight: Any, xa: np.ndarray, axis: int, function: str) -> np.n
     return wa
 
 
-def _targets(target: Any, xa: np.ndarray, weight: np.ndarray | None, ignore_index: Any, function: str) -> _Targets:
+def _labels(target: Any, xa: np.ndarray, function: str) -> np.ndarray:
+    """Integers of input's shape without its class axis."""
     axis = _class_axis(xa, function)
-    labels, classes = arg.array_of(target, "target"), xa.shape[axis]
+    _, labels = arg.kernel_inputs(function, input=xa, target=target)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{function}: target must hold integer labels, got {labels.dtype}")
     expected = (*xa.shape[:axis], *xa.shape[axis + 1 :])
     if labels.shape != expected:
         raise ValueError(f"{function}: target must have shape {expected} for input {xa.shape}, got {labels.shape}")
+    return labels
+
+
+def _targets(target: Any, xa: np.ndarray, weight: np.ndarray | None, ignore_index: Any, function: str) -> _Targets:
+    axis = _class_axis(xa, function)
+    labels, classes = _labels(target, xa, function), xa.shape[axis]
     kept = labels != arg.integer(ignore_index, f"{function}: ignore_index", -(2**63))
     kept = None if kept.all() else kept
     if kept is not None:
@@ -90,7 +105,7 @@ def _targets(target: Any, xa: np.ndarray, weight: np.ndarray | None, ignore_inde
     share = None if weight is None else weight[labels]
     if kept is not None:
         share = kept.astype(xa.dtype) if share is None else share * kept
-    grid = np.ix_(*map(np.arange, labels.shape)) if labels.ndim else ()
+    grid = np.ix_(*map(device.library(labels).arange, labels.shape)) if labels.ndim else ()
     return _Targets(axis, labels, kept, share, (*grid[:axis], labels, *grid[axis:]))
 
 
@@ -123,7 +138,8 @@ def cross_entropy(
     input : array or Tensor, (N, C, …) or (C,)
         Logits, float32 or float64.
     target : integer array, (N, …) or (); or floating array or Tensor of input's shape
-        Labels from 0 to C - 1, or the probability of every class.
+        Labels from 0 to C - 1, or the probability of every class. Others raise; on a GPU, where looking at them would wait
+        for the device, they give NaN, and so does a mean over none, unless there are weights or smoothing.
     weight : array, (C,), optional
         w; a mean over labels divides by the sum of their weights.
     ignore_index : int
@@ -151,14 +167,69 @@ def cross_entropy(
     wa = _class_weight(weight, xa, axis, function)
     if arg.array_of(target, "target").dtype.kind == "f":
         return _of_probabilities(input, target, wa, axis, reduction, smooth)
+    ignored = arg.integer(ignore_index, f"{function}: ignore_index", -(2**63))
+    if device.is_cupy(xa) and xa.dtype == np.float32 and wa is None and not smooth and abs(ignored) < 2**31:
+        return _on_device(input, xa, target, ignored, reduction)
     goal = _targets(target, xa, wa, ignore_index, function)
     return _of_labels(input, xa, goal, wa, reduction, smooth)
 
 
+def _on_device(input: Any, xa: np.ndarray, target: Any, ignore_index: int, reduction: str) -> Any:
+    """The cross-entropy of plain labels by rows of the GPU: one pass forward, one backward."""
+    function = "cross_entropy"
+    labels, shape, axis = _labels(target, xa, function), xa.shape, _class_axis(xa, function)
+    if labels.size == 0 and reduction == "mean":
+        raise ValueError(f"{function}: the mean over an empty batch does not exist")
+    spec = EntropySpec(shape[0] if axis else 1, shape[axis], math.prod(shape[axis + 1 :]), ignore_index)
+    columns, places = (spec.n, spec.c, spec.pixels), (spec.n, spec.pixels)
+    labels = device.kernel_array(labels.astype(np.int64, copy=False)).reshape(places)
+    losses, logs, sums = (arg.new_array(s, xa.dtype, xa) for s in (places, places, (2,)))
+    rows = device.kernel_array(xa).reshape(columns)
+    execute(_problem("forward", spec), rows, labels, out=(losses, logs, sums))
+    if reduction == "none":
+        y = losses.reshape(shape[:axis] + shape[axis + 1 :])
+    else:
+        y = sums[0] / sums[1] if reduction == "mean" else sums[0]
+
+    def vjp(needs: list[bool], gy: Any, x: Any) -> list[Any]:
+        if isinstance(gy, Tensor):  # its own derivatives are wanted: written out in public operations
+            goal = _targets(
+                labels.reshape(shape[:axis] + shape[axis + 1 :]), arg.array_of(x, "x"), None, ignore_index, function
+            )
+            total = goal.total(xa.dtype, function) if reduction == "mean" else None
+            return [_label_gradient(gy, x, goal, None, 0.0, reduction, total)]
+        rate = gy / sums[1] if reduction == "mean" else gy
+        rates = device.kernel_array(np.broadcast_to(rate.reshape(places if reduction == "none" else (1, 1)), places))
+        gx = arg.new_array(shape, xa.dtype, xa)
+        inputs = device.kernel_array(x).reshape(columns), labels, logs, rates
+        execute(_problem("input_grad", spec), *inputs, out=gx.reshape(columns))
+        return [gx]
+
+    return record(function, y, (input,), vjp, (input,))
+
+
+def _problem(direction: str, spec: EntropySpec) -> Problem:
+    return Problem("entropy", direction, "cuda", "float32", "default", spec)
+
+
+def _label_gradient(
+    gy: Any, x: Any, goal: _Targets, even: np.ndarray | None, smooth: float, reduction: str, total: Any
+) -> Any:
+    """(p - q) times each loss's gradient."""
+    axis, xa = goal.axis, arg.array_of(x, "x")
+    q = goal.spread(xa.shape, xa.dtype)
+    if even is not None:
+        q = q * xa.dtype.type(1 - smooth) + (even if goal.kept is None else even * np.expand_dims(goal.kept, axis))
+    p = softmax(x, axis)
+    if even is not None or goal.share is not None:
+        p = p * q.sum(axis=axis, keepdims=True)
+    return (p - q) * _rated(gy, axis, xa.shape, reduction, total)
+
+
 def _of_labels(input: Any, xa: np.ndarray, goal: _Targets, wa: np.ndarray | None, reduction: str, smooth: float) -> Any:
     """The cross-entropy of labels: q, the target of each class, is (1 - smooth) at the label and smooth/C everywhere."""
-    axis, dtype, shape = goal.axis, xa.dtype, xa.shape
-    shifted = xa - xa.max(axis=axis, keepdims=True, initial=-np.inf)
+    axis, dtype = goal.axis, xa.dtype
+    shifted = xa - largest(xa, (axis,))
     sums = np.log(np.exp(shifted).sum(axis=axis))
     losses = goal.weighted(sums - goal.pick(shifted))
     even = None
@@ -172,15 +243,9 @@ def _of_labels(input: Any, xa: np.ndarray, goal: _Targets, wa: np.ndarray | None
     y = losses if reduction == "none" else losses.sum() / total
 
     def vjp(needs: list[bool], gy: Any, x: Any, goal: _Targets, even: np.ndarray | None) -> list[Any]:
-        q = goal.spread(shape, dtype)
-        if even is not None:
-            q = q * dtype.type(1 - smooth) + (even if goal.kept is None else even * np.expand_dims(goal.kept, axis))
-        p = softmax(x, axis)
-        if even is not None or goal.share is not None:
-            p = p * q.sum(axis=axis, keepdims=True)
-        return [(p - q) * _rated(gy, axis, shape, reduction, total)]
+        return [_label_gradient(gy, x, goal, even, smooth, reduction, total)]
 
-    return record("cross_entropy", np.asarray(y, dtype), (input,), vjp, (input, goal, even))
+    return record("cross_entropy", whole(y).astype(dtype, copy=False), (input,), vjp, (input, goal, even))
 
 
 def _of_probabilities(
@@ -233,4 +298,4 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     def vjp(needs: list[bool], gy: Any, goal: _Targets) -> list[Any]:
         return [mul(_rated(gy, axis, shape, reduction, total), -goal.spread(shape, dtype))]
 
-    return record(function, np.asarray(y, dtype), (input,), vjp, (goal,))
+    return record(function, whole(y).astype(dtype, copy=False), (input,), vjp, (goal,))

@@ -1,4 +1,4 @@
-"""Matrix products: through NumPy's BLAS, and those of small linear layers by our own kernels."""
+"""Matrix products: through NumPy's BLAS or CuPy's cuBLAS, and those of small linear layers by our own kernels on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import amp, device
 from ..blas import SMALL, product
-from ..device import dtype_name, kernel_array
+from ..device import dtype_name, is_cupy, kernel_array
 from ..graph import record
 from ..kernels.spec import LinearSpec
 from ..kernels.variant import Problem
@@ -32,7 +32,7 @@ def _swapped(x: Any) -> Any:
 
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product with NumPy's rules: stacks of matrices broadcast, one-dimensional operands are vectors."""
-    aa, ba = arg.array_of(a, "left operand"), arg.array_of(b, "right operand")
+    aa, ba = arg.kernel_inputs("matmul", **{"left operand": a, "right operand": b})
     if aa.ndim == 0 or ba.ndim == 0:
         raise ValueError(f"matmul: operands must have axes, got shapes {aa.shape} and {ba.shape}")
     if aa.ndim == 1:
@@ -98,7 +98,7 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None) -
         if spec.activation:
             gy = relu_grad(gy, y)
         rows = reshape(gy, (-1, outputs))  # (…, out) -> (rows, out)
-        if isinstance(gy, Tensor) or spec.multiply_adds > SMALL:
+        if isinstance(gy, Tensor) or spec.multiply_adds > SMALL or is_cupy(gy):
             return [
                 matmul(gy, w) if needs[0] else None,
                 matmul(transpose(rows), reshape(x, (-1, inputs))) if needs[1] else None,
@@ -121,7 +121,7 @@ def _problem(direction: str, spec: LinearSpec, dtype: np.dtype) -> Problem:
 def _product(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: LinearSpec) -> np.ndarray:
     """(N, out); small ones by our own kernel: BLAS is slow on them, and its threads stay in the way."""
     rows = x.reshape(spec.n, spec.inputs)
-    if spec.multiply_adds > SMALL:
+    if spec.multiply_adds > SMALL or is_cupy(x):
         y = product(rows, w.T)
         if bias is not None:
             y += bias

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import dtype_name, kernel_array, like_format
+from ..device import dtype_name, is_cupy, kernel_array, like_format, of
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
-from ..memory import empty
-from ..plan import execute
+from ..plan import execute, plan
 from ..tensor import Tensor
 from . import arguments as arg
 from .activation import relu_grad
@@ -23,10 +22,10 @@ from .shape import reshape
 
 
 class _Channels(NamedTuple):
-    """What every channel is normalised with."""
+    """What every channel is normalised with; numbers of channels are float64, on a GPU float32."""
 
-    mean: np.ndarray  # (C,) float64
-    inverse: np.ndarray  # (C,) float64: 1 / sqrt(variance + eps)
+    mean: np.ndarray  # (C,)
+    inverse: np.ndarray  # (C,): 1 / sqrt(variance + eps)
     affine: np.ndarray  # (3, C): y = (x - center) · scale + shift
 
 
@@ -99,13 +98,9 @@ def batch_norm(
         xa.shape[0], channels, math.prod(xa.shape[2:]), arg.activation_code(activation), int(residual is not None)
     )
     arg.check_precision(precision)
-    running = _running(running_mean, running_var, channels, training)
-    if training:
-        mean, variance = _batch_statistics(xa, spec, precision, running, _number("momentum", momentum, 1.0))
-    else:
-        mean, variance = (value.astype(np.float64) for value in running)
-    inverse = 1 / np.sqrt(variance + eps)
-    used = _Channels(mean, inverse, _affine(mean, inverse, weight, bias, xa.dtype.newbyteorder("=")))
+    running = _running(running_mean, running_var, xa, training)
+    moving = _number("momentum", momentum, 1.0) if training else 0.0
+    used = _channels(xa, spec, precision, running, training, moving, eps, weight, bias)
     y = _forward(xa, residual, used.affine, spec, precision)
 
     def vjp(needs: list[bool], gy: Any, x: Any, weight: Any, residual: Any, y: Any = None) -> list[Any]:
@@ -131,20 +126,26 @@ def _number(name: str, value: Any, most: float) -> float:
     return float(value)
 
 
-def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndarray]:
+def _kept_in(x: np.ndarray) -> type:
+    """What statistics and sums of channels are kept in."""
+    return np.float32 if is_cupy(x) else np.float64
+
+
+def _running(mean: Any, var: Any, xa: np.ndarray, training: bool) -> list[np.ndarray]:
     """The arrays of the running statistics; none in training without them."""
+    channels = xa.shape[1]
     if mean is None and var is None and training:
         return []
     arrays = []
     for name, value in (("running_mean", mean), ("running_var", var)):
         if value is None:
             raise ValueError(f"batch_norm: {name} is missing; only training does without both running statistics")
-        array = arg.array_of(value, name)
+        _, array = arg.kernel_inputs("batch_norm", x=xa, **{name: value})
         if array.shape != (channels,):
             raise ValueError(f"batch_norm: {name} must have shape ({channels},), got {array.shape}")
         if array.dtype.kind != "f":
             raise TypeError(f"batch_norm: {name} must be floating, got {array.dtype}")
-        if training and not array.flags.writeable:
+        if training and not getattr(array.flags, "writeable", True):  # CuPy's arrays always are
             raise ValueError(f"batch_norm: {name} is read-only, training changes it in place")
         if training and isinstance(value, Tensor):
             value.mark_changed()
@@ -153,7 +154,7 @@ def _running(mean: Any, var: Any, channels: int, training: bool) -> list[np.ndar
 
 
 def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> Problem:
-    return Problem("norm", direction, "cpu", dtype_name(x.dtype), precision, spec)
+    return Problem("norm", direction, of(x), dtype_name(x.dtype), precision, spec)
 
 
 def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
@@ -161,18 +162,42 @@ def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
     return kernel_array(x).reshape(spec.n, spec.c, spec.pixels)
 
 
-def _batch_statistics(
-    x: np.ndarray, spec: NormSpec, precision: str, running: list[np.ndarray], momentum: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of the batch; the running statistics move towards them."""
+def _channels(
+    x: np.ndarray, spec: NormSpec, precision: str, running: list[np.ndarray], training: bool, momentum: float, eps: float,
+    weight: Any, bias: Any,
+) -> _Channels:  # fmt: skip
+    """What to normalise with; in training the running statistics move towards the batch's."""
+    mean, variance = _batch_statistics(x, spec, precision) if training else running
+    count = spec.n * spec.pixels
+    if is_cupy(x):
+        plan(_problem("forward", x, precision, spec))  # refuses other dtypes
+        inverse, affine = (arg.new_array(shape, x.dtype, x) for shape in ((spec.c,), (3, spec.c)))
+        wa, ba = (None if v is None else kernel_array(arg.array_of(v, "weight")) for v in (weight, bias))
+        _device_channels().affine(mean, variance, wa, ba, running * training, count, momentum, eps, inverse, affine)
+        return _Channels(affine[0], inverse, affine)
+    if training:
+        for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
+            array[...] = (1 - momentum) * array + momentum * batch
+    mean, variance = mean.astype(np.float64, copy=not training), variance.astype(np.float64, copy=False)
+    inverse = 1 / np.sqrt(variance + eps)
+    return _Channels(mean, inverse, _affine(mean, inverse, weight, bias, x.dtype.newbyteorder("=")))
+
+
+def _device_channels() -> Any:
+    """The GPU's arithmetic between the passes."""
+    from ..kernels.norm import cuda_channels
+
+    return cuda_channels
+
+
+def _batch_statistics(x: np.ndarray, spec: NormSpec, precision: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of the batch."""
     count = spec.n * spec.pixels
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value in a channel, got x of shape {x.shape}")
-    found = np.empty((2, spec.c), np.float64)
+    found = arg.new_array((2, spec.c), _kept_in(x), x)
     execute(_problem("statistics", x, precision, spec._replace(activation=0, residual=0)), _rows(x, spec), out=found)
     mean, variance = found
-    for array, batch in zip(running, (mean, variance * (count / (count - 1))), strict=False):
-        array[...] = (1 - momentum) * array + momentum * batch
     return mean, variance
 
 
@@ -188,7 +213,7 @@ def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype
 
 
 def _forward(x: np.ndarray, residual: Any, affine: np.ndarray, spec: NormSpec, precision: str) -> np.ndarray:
-    y = empty(x.shape, affine.dtype)
+    y = arg.new_array(x.shape, affine.dtype, x)
     added = affine[:0] if residual is None else _rows(arg.array_of(residual, "residual"), spec)
     problem = _problem("forward", x, precision, spec)
     execute(problem, _rows(x, spec), added, affine, out=y.reshape(spec.n, spec.c, spec.pixels))
@@ -203,38 +228,51 @@ def _array_gradients(
 
     With x̂ = (x - mean)·inverse and m values in a channel, gx = weight · inverse · (g - Σg/m - x̂·Σ(g·x̂)/m).
     """
-    mean, inverse, affine = used
+    affine = used.affine
     shape = (spec.n, spec.c, spec.pixels)
     rows, grad = _rows(x, spec), _rows(gy, spec)
     masked = bool(spec.activation and spec.residual)
-    g = empty(gy.shape, affine.dtype) if masked else affine[:0]
-    total = np.empty((2, spec.c), np.float64)
+    g = arg.new_array(gy.shape, affine.dtype, gy) if masked else affine[:0]
+    total = arg.new_array((2, spec.c), _kept_in(x), x)
     result = _rows(y, spec) if masked else affine[:0]
     flat_g = g.reshape(shape) if masked else g
     execute(_problem("sums", x, precision, spec), rows, grad, result, affine, out=(total, flat_g))
-    rounding = affine[0] - mean
-    sum_g, sum_gx = total[0], total[1] + rounding * total[0]
+    slopes, gw, gb = _slopes(total, used, spec, training, weight)
     gx = None
     if needs[0]:
-        slopes = np.zeros((5, spec.c), affine.dtype)
-        slopes[:3] = affine
-        if training:
-            count = spec.n * spec.pixels
-            scale = inverse if weight is None else inverse * weight
-            slope = -scale * inverse * inverse * sum_gx / count
-            slopes[3] = slope
-            slopes[4] = rounding * slope - scale * sum_g / count
-        gx = empty(x.shape, affine.dtype)
+        gx = arg.new_array(x.shape, affine.dtype, x)
         plain = spec._replace(residual=0, activation=0 if masked else spec.activation)
         source = flat_g if masked else grad
         execute(_problem("input_grad", x, precision, plain), rows, source, slopes, out=gx.reshape(shape))
         gx = like_format(gy, gx)
     return [
         gx,
-        (sum_gx * inverse).astype(affine.dtype) if needs[1] else None,
-        sum_g.astype(affine.dtype) if needs[2] else None,
+        gw if needs[1] else None,
+        gb if needs[2] else None,
         (like_format(gy, g) if masked else gy) if needs[3] else None,
     ]
+
+
+def _slopes(
+    total: np.ndarray, used: _Channels, spec: NormSpec, training: bool, weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What "input_grad" takes of every channel (5, C), and the gradients of weight and bias (C,), from the sums (2, C)."""
+    mean, inverse, affine = used
+    count = spec.n * spec.pixels
+    if is_cupy(affine):
+        slopes, gw, gb = (arg.new_array(s, affine.dtype, affine) for s in ((5, spec.c), (spec.c,), (spec.c,)))
+        _device_channels().slopes(total, inverse, affine, count, training, slopes, gw, gb)
+        return slopes, gw, gb
+    rounding = affine[0] - mean
+    sum_g, sum_gx = total[0], total[1] + rounding * total[0]
+    slopes = np.zeros((5, spec.c), affine.dtype)
+    slopes[:3] = affine
+    if training:
+        scale = inverse if weight is None else inverse * weight
+        slope = -scale * inverse * inverse * sum_gx / count
+        slopes[3] = slope
+        slopes[4] = rounding * slope - scale * sum_g / count
+    return slopes, (sum_gx * inverse).astype(affine.dtype), sum_g.astype(affine.dtype)
 
 
 def _gradients(gy: Any, x: Any, weight: Any, used: _Channels, eps: float | None) -> tuple[Any, Any, Any]:

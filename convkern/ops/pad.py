@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import dtype_name, kernel_array
+from ..device import dtype_name, kernel_array, of
 from ..graph import record
 from ..kernels.spec import PadSpec, Pair
 from ..kernels.variant import Problem
@@ -79,7 +79,7 @@ def pad_sides(x: Any, sides: tuple[Pair, ...], mode: str, value: float = 0.0) ->
 
 def _run(direction: str, array: np.ndarray, spec: PadSpec, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
     result = empty(shapes[1], array.dtype.newbyteorder("="))
-    problem = Problem("pad", direction, "cpu", dtype_name(result.dtype), "default", spec)
+    problem = Problem("pad", direction, of(array), dtype_name(result.dtype), "default", spec)
     ends = (spec.x_shape, spec.y_shape) if direction == "forward" else (spec.y_shape, spec.x_shape)
     execute(problem, kernel_array(array).reshape(ends[0]), out=result.reshape(ends[1]))
     return result

@@ -54,7 +54,7 @@ def pointwise(
     Lin, Chen and Yan, "Network In Network", 2013.
     """
     name = "pointwise"
-    xa, wa = arg.float_arrays(name, cuda=True, x=x, w=w)
+    xa, wa = arg.float_arrays(name, halves=True, x=x, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
     n, c, h, v = batched(xa.shape, name, "x")
     k = matrix.shape[0]
@@ -98,7 +98,7 @@ def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, prec
     array or Tensor, (N, C, H, W) or (C, H, W)
     """
     name = "pointwise_input_grad"
-    ga, wa = arg.float_arrays(name, cuda=True, gy=gy, w=w)
+    ga, wa = arg.float_arrays(name, halves=True, gy=gy, w=w)
     matrix, w_shape = _matrix(wa, name), wa.shape
     n, k, h, v = batched(ga.shape, name, "gy")
     if k != matrix.shape[0]:
@@ -137,7 +137,7 @@ def pointwise_weight_grad(x: Any, gy: Any, *, out: np.ndarray | None = None, pre
     array or Tensor, (K, C)
     """
     name = "pointwise_weight_grad"
-    xa, ga = arg.float_arrays(name, cuda=True, x=x, gy=gy)
+    xa, ga = arg.float_arrays(name, halves=True, x=x, gy=gy)
     n, c, h, v = batched(xa.shape, name, "x")
     k = batched(ga.shape, name, "gy")[1]
     expected = (n, k, h, v)[4 - xa.ndim :]

@@ -16,7 +16,7 @@ def _max_pool(
     return_indices: bool, out: np.ndarray | None, precision: str,
 ) -> Any:  # fmt: skip
     function = f"max_pool{axes}d"
-    (xa,) = arg.float_arrays(function, cuda=True, x=x)
+    (xa,) = arg.float_arrays(function, x=x)
     shape = batched(xa.shape, function, "x", axes)
     spec = pool_spec(function, shape, kernel_size, stride, padding, dilation, ceil_mode)
     return max_pool(function, axes, x, spec, return_indices, out, precision)
@@ -27,7 +27,7 @@ def _avg_pool(
     divisor_override: int | None, out: np.ndarray | None, precision: str,
 ) -> Any:  # fmt: skip
     function = f"avg_pool{axes}d"
-    (xa,) = arg.float_arrays(function, cuda=True, x=x)
+    (xa,) = arg.float_arrays(function, x=x)
     shape = batched(xa.shape, function, "x", axes)
     spec = pool_spec(function, shape, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override)
     return avg_pool(function, axes, x, spec, out, precision)

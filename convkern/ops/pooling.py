@@ -16,7 +16,6 @@ from ..device import dtype_name, kernel_array
 from ..graph import record
 from ..kernels.spec import AdaptiveSpec, Pair, Pool3dSpec, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
-from ..memory import empty
 from ..plan import execute
 from ..tensor import Tensor
 from . import arguments as arg
@@ -126,7 +125,7 @@ def _max_pool_grad(
 ) -> Any:
     """Add each gy to the pixel of x that won its window."""
     (ga,) = arg.float_arrays(f"{function} backward", gy=gy)
-    gx = empty(shape, ga.dtype)
+    gx = arg.new_array(shape, ga.dtype, ga)
     inputs = kernel_array(ga.reshape(spec.y_shape)), indices.reshape(spec.y_shape)
     execute(problem("max_backward", ga, precision, spec), *inputs, out=gx.reshape(spec.x_shape))
 
@@ -157,7 +156,7 @@ def avg_pool(function: str, axes: int, x: Any, spec: Spec, out: np.ndarray | Non
 def avg_pool_grad(function: str, axes: int, gy: Any, shape: tuple[int, ...], spec: Spec, precision: Any) -> Any:
     """Share each gy out evenly over its window."""
     (ga,) = arg.float_arrays(f"{function} backward", gy=gy)
-    gx = empty(shape, ga.dtype)
+    gx = arg.new_array(shape, ga.dtype, ga)
     inputs = kernel_array(ga.reshape(spec.y_shape))
     execute(problem("avg_backward", ga, precision, spec), inputs, out=gx.reshape(spec.x_shape))
 

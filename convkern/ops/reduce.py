@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..device import is_cupy, whole
 from ..graph import record
 from . import arguments as arg
 from .arithmetic import div
-from .shape import expand, reshape
+from .shape import expand, reshape, total
 
 
 def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
@@ -28,11 +29,18 @@ def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
+def largest(xa: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The largest elements along axes, which stay with length 1; NumPy's minus infinity where there are none."""
+    if is_cupy(xa):
+        return xa.max(axis=axes, keepdims=True)
+    return np.asarray(xa.max(axis=axes, keepdims=True, initial=-np.inf))
+
+
 def sum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Sum over all elements, or along ``dim`` (an int or several)."""
     xa = arg.array_of(x, "x")
     shape, axes = xa.shape, axes_of(dim, xa.ndim)
-    y = np.asarray(xa.sum(axis=axes, keepdims=keepdim))
+    y = total(xa, axes, keepdim)
 
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
         return [expand(reshape(gy, _kept(shape, axes)), shape)]
@@ -55,7 +63,7 @@ def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     shape, axes = xa.shape, axes_of(dim, xa.ndim)
     if 0 in (shape[a] for a in axes):
         raise ValueError(f"max: nothing to compare in shape {shape} along dim={dim}")
-    y = np.asarray(xa.max(axis=axes, keepdims=keepdim))
+    y = whole(xa.max(axis=axes, keepdims=keepdim))
 
     def vjp(needs: list[bool], gy: Any, x: Any, y: Any) -> list[Any]:
         xa, top = arg.array_of(x, "x"), arg.array_of(y, "y").reshape(_kept(shape, axes))

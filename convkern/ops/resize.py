@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import dtype_name, kernel_array, like_format
+from ..device import dtype_name, kernel_array, like_format, of
 from ..graph import record
 from ..kernels.spec import ResizeSpec
 from ..kernels.variant import Problem
@@ -103,7 +103,7 @@ def _is_positive(value: Any) -> bool:
 
 def _run(direction: str, array: np.ndarray, spec: ResizeSpec, shape: tuple[int, ...]) -> np.ndarray:
     result = empty(shape, array.dtype.newbyteorder("="))
-    problem = Problem("resize", direction, "cpu", dtype_name(result.dtype), "default", spec)
+    problem = Problem("resize", direction, of(array), dtype_name(result.dtype), "default", spec)
     ends = (spec.x_shape, spec.y_shape) if direction == "forward" else (spec.y_shape, spec.x_shape)
     execute(problem, kernel_array(array).reshape(ends[0]), out=result.reshape(ends[1]))
     return like_format(array, result)

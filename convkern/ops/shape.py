@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import device
 from ..graph import record
+from ..kernels.spec import ChannelSpec
+from ..kernels.variant import Problem
+from ..plan import execute
 from . import arguments as arg
 
 
@@ -54,6 +58,20 @@ def expand(x: Any, shape: Sequence[int]) -> Any:
     return record("expand", y, (x,), lambda needs, gy: [sum_to(gy, before)])
 
 
+def total(xa: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    """The sum along axes; on a GPU by a row of ours where the axes that stay are neighbours."""
+    kept = [i for i in range(xa.ndim) if i not in axes]
+    neighbours = not kept or kept[-1] - kept[0] == len(kept) - 1
+    if not device.is_cupy(xa) or xa.dtype != np.float32 or not neighbours or not axes:
+        return device.whole(xa.sum(axis=axes, keepdims=keepdims))
+    first, last = (kept[0], kept[-1] + 1) if kept else (xa.ndim, xa.ndim)
+    sizes = (math.prod(xa.shape[a:b]) for a, b in ((0, first), (first, last), (last, xa.ndim)))
+    spec = ChannelSpec(*sizes)
+    y = device.library(xa).empty(spec.c, xa.dtype)
+    execute(Problem("reduce", "sum", "cuda", "float32", "default", spec), device.kernel_array(xa).reshape(spec), out=y)
+    return y.reshape(tuple(1 if i in axes else n for i, n in enumerate(xa.shape) if keepdims or i not in axes))
+
+
 def sum_to(x: Any, shape: Sequence[int]) -> Any:
     """Sum over the axes along which ``shape`` was broadcast to x's shape: the reverse of :func:`expand`."""
     xa = arg.array_of(x, "x")
@@ -61,7 +79,7 @@ def sum_to(x: Any, shape: Sequence[int]) -> Any:
         return x
     lead = xa.ndim - len(shape)
     stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and xa.shape[i + lead] != 1)
-    y = xa.sum(axis=(*range(lead), *stretched), keepdims=True).reshape(tuple(shape))
+    y = total(xa, (*range(lead), *stretched), True).reshape(tuple(shape))
     before = xa.shape
     return record("sum_to", y, (x,), lambda needs, gy: [expand(gy, before)])
 
@@ -73,6 +91,15 @@ def cast(x: Any, dtype: Any) -> Any:
         return x
     before = xa.dtype
     return record("cast", xa.astype(dtype), (x,), lambda needs, gy: [cast(gy, before)])
+
+
+def move(x: Any, place: str) -> Any:
+    """To another device, "cpu" or "cuda"; the gradient comes back."""
+    xa = arg.array_of(x, "x")
+    before = device.of(xa)
+    if before == place:
+        return x
+    return record("move", device.moved(xa, place), (x,), lambda needs, gy: [move(gy, before)])
 
 
 def clone(x: Any) -> Any:
@@ -95,7 +122,7 @@ def getitem(x: Any, index: Any) -> Any:
     """``x[index]`` with anything that NumPy takes as an index."""
     xa = arg.array_of(x, "x")
     index = _plain_index(index)
-    y = np.asarray(xa[index])
+    y = device.whole(xa[index])
     before = xa.shape
     return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, before)])
 
@@ -103,11 +130,12 @@ def getitem(x: Any, index: Any) -> Any:
 def _put(gy: Any, index: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of ``shape`` with gy added at ``index``; a pixel that was read twice receives twice."""
     ga = arg.array_of(gy, "gy")
-    gx = np.zeros(shape, ga.dtype)
+    library = device.library(ga)
+    gx = library.zeros(shape, ga.dtype)
     if _is_basic(index):
         gx[index] = ga
     else:
-        np.add.at(gx, index, ga)
+        library.add.at(gx, index, ga)
     return record("getitem backward", gx, (gy,), lambda needs, ggx: [getitem(ggx, index)])
 
 
@@ -127,9 +155,10 @@ def take_flat(x: Any, indices: np.ndarray) -> Any:
 def put_flat(gy: Any, indices: np.ndarray, shape: tuple[int, ...]) -> Any:
     """Zeros of ``shape`` (…, H, W) with gy (…, P, Q) added at flat plane positions ``indices``."""
     ga = arg.array_of(gy, "gy")
-    gx = np.zeros((math.prod(shape[:-2]), shape[-2] * shape[-1]), ga.dtype)
+    library = device.library(ga)
+    gx = library.zeros((math.prod(shape[:-2]), shape[-2] * shape[-1]), ga.dtype)
     reads = indices.reshape(gx.shape[0], -1)
-    np.add.at(gx, (np.arange(gx.shape[0])[:, None], reads), ga.reshape(reads.shape))
+    library.add.at(gx, (library.arange(gx.shape[0])[:, None], reads), ga.reshape(reads.shape))
     return record("take_flat backward", gx.reshape(shape), (gy,), lambda needs, ggx: [take_flat(ggx, indices)])
 
 
@@ -137,7 +166,7 @@ def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
     """Join along an existing axis."""
     if not tensors:
         raise ValueError("concatenate: needs at least one array")
-    arrays = [arg.array_of(t, f"tensors[{i}]") for i, t in enumerate(tensors)]
+    arrays = arg.kernel_inputs("concatenate", **{f"tensors[{i}]": t for i, t in enumerate(tensors)})
     try:
         y = np.concatenate(arrays, axis=dim)
     except ValueError as error:

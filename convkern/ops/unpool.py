@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..device import dtype_name, kernel_array
+from ..device import dtype_name, kernel_array, of
 from ..graph import record
 from ..kernels.spec import UnpoolSpec
 from ..kernels.variant import Problem
-from ..memory import empty
 from ..plan import execute
 from . import arguments as arg
 from .convolution import batched
@@ -41,7 +40,7 @@ def _output_size(
 def _max_unpool(axes: int, x: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any) -> Any:
     function = f"max_unpool{axes}d"
     (xa,) = arg.float_arrays(function, x=x)
-    places = arg.array_of(indices, "indices")
+    _, places = arg.kernel_inputs(function, x=xa, indices=indices)
     if places.dtype.kind not in "iu":
         raise TypeError(f"{function}: indices must be integers, got {places.dtype}")
     if places.shape != xa.shape:
@@ -55,8 +54,8 @@ def _max_unpool(axes: int, x: Any, indices: Any, kernel_size: Any, stride: Any, 
             f"got {places.min()} to {places.max()}"
         )
     # A copy: backward must find the indices as they were, whoever writes to them.
-    places = np.array(places, np.int64, order="C").reshape(spec.planes, spec.inputs)
-    y = empty((*xa.shape[:-axes], *out), xa.dtype.newbyteorder("="))
+    places = places.astype(np.int64, order="C").reshape(spec.planes, spec.inputs)
+    y = arg.new_array((*xa.shape[:-axes], *out), xa.dtype.newbyteorder("="), xa)
     flat = kernel_array(xa).reshape(spec.planes, spec.inputs)
     execute(_problem("forward", y, spec), flat, places, out=y.reshape(spec.planes, spec.outputs))
     x_shape = xa.shape
@@ -64,14 +63,14 @@ def _max_unpool(axes: int, x: Any, indices: Any, kernel_size: Any, stride: Any, 
 
 
 def _problem(direction: str, array: np.ndarray, spec: UnpoolSpec) -> Problem:
-    return Problem("unpool", direction, "cpu", dtype_name(array.dtype), "default", spec)
+    return Problem("unpool", direction, of(array), dtype_name(array.dtype), "default", spec)
 
 
 def _grad(function: str, gy: Any, places: np.ndarray, shape: tuple[int, ...], spec: UnpoolSpec) -> Any:
     """Each value's gradient, read where it was put."""
     ga = arg.array_of(gy, "gy")
     gy_shape = ga.shape
-    gx = empty(shape, ga.dtype)
+    gx = arg.new_array(shape, ga.dtype, ga)
     flat = kernel_array(ga).reshape(spec.planes, spec.outputs)
     execute(_problem("backward", gx, spec), flat, places, out=gx.reshape(spec.planes, spec.inputs))
 

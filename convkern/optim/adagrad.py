@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, Row, check_range, state_array
+from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
 
 
 class Adagrad(Optimizer):
@@ -45,9 +45,7 @@ class Adagrad(Optimizer):
             check_range(f"Adagrad: {option}", group[option], 0.0)
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
-        from ..kernels.update import cpu_chunks
-
-        cpu_chunks.adagrad(rows, numbers)
+        update_kernels(numbers).adagrad(rows, numbers)
 
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
         step = state["step"] = state.get("step", 0) + 1

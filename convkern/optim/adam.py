@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, Row, check_range, state_array
+from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
 
 
 class Adam(Optimizer):
@@ -51,9 +51,7 @@ class Adam(Optimizer):
             check_range(f"{type(self).__name__}: betas[{i}]", beta, 0.0, 1.0, open_high=True)
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
-        from ..kernels.update import cpu_chunks
-
-        cpu_chunks.adam(rows, numbers)
+        update_kernels(numbers).adam(rows, numbers)
 
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
         step = state["step"] = state.get("step", 0) + 1

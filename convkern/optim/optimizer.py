@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import kernel_array
+from ..device import cpu_copy, is_cupy, kernel_array, library, moved, of, one
 from ..tensor import Tensor
 
 Row = tuple[np.ndarray | None, ...]
@@ -31,10 +31,25 @@ def state_array(state: dict[str, Any], key: str, like: np.ndarray, first: float 
     """An array of a parameter's state as kernels take it, filled with ``first`` at first."""
     found = state.get(key)
     if found is None:
-        found = state[key] = np.full(like.shape, first, like.dtype)
-    elif found.dtype != like.dtype or kernel_array(found) is not found:
-        found = state[key] = np.array(found, like.dtype, order="C")
+        found = state[key] = library(like).full(like.shape, first, like.dtype)
+    elif found.dtype != like.dtype or of(found) != of(like) or kernel_array(found) is not found:
+        found = state[key] = moved(np.array(moved(found, "cpu"), like.dtype, order="C"), of(like))
     return found
+
+
+def _copied(value: Any) -> Any:
+    return cpu_copy(value) if is_cupy(value) else copy.deepcopy(value)
+
+
+def update_kernels(array: np.ndarray) -> Any:
+    """The module with the kernels for arrays on this one's device."""
+    if is_cupy(array):
+        from ..kernels.update import cuda_chunks
+
+        return cuda_chunks
+    from ..kernels.update import cpu_chunks
+
+    return cpu_chunks
 
 
 class Optimizer:
@@ -117,7 +132,7 @@ class Optimizer:
         What the closure gave, or None.
         """
         loss = None if closure is None else closure()
-        work: dict[np.dtype, tuple[list[Row], list[tuple[float, ...]]]] = {}
+        work: dict[tuple[np.dtype, str], tuple[list[Row], list[tuple[float, ...]]]] = {}
         copied = []  # parameters in another order of memory than kernels take
         position = 0
         for group in self.param_groups:
@@ -127,13 +142,17 @@ class Optimizer:
                     if w is not p.data:
                         copied.append((p.data, w))
                     arrays, numbers = self.row(w, self.state.setdefault(position, {}), group)
-                    rows = work.setdefault(w.dtype, ([], []))
+                    if of(p.grad.data) != of(w):
+                        one(type(self).__name__, ("a parameter", "its gradient"), (w, p.grad.data))
+                    rows = work.setdefault((w.dtype, of(w)), ([], []))
                     rows[0].append((w, kernel_array(p.grad.data), *arrays))
                     rows[1].append(numbers)
                     p.mark_changed()
                 position += 1
-        for dtype, (arrays_of_rows, numbers_of_rows) in work.items():
-            self.kernel(arrays_of_rows, np.array(numbers_of_rows, dtype))
+        for (dtype, place), (arrays_of_rows, numbers_of_rows) in work.items():
+            if place == "cuda" and dtype != np.float32:
+                raise NotImplementedError(f"{type(self).__name__}: parameters on a GPU must be float32, got {dtype}")
+            self.kernel(arrays_of_rows, moved(np.array(numbers_of_rows, dtype), place))
         for data, w in copied:
             data[...] = w
         return loss
@@ -145,17 +164,18 @@ class Optimizer:
                 if set_to_none:
                     p.grad = None
                 elif p.grad is not None:
-                    p.grad = Tensor(np.zeros_like(p.grad.data))
+                    p.grad = Tensor(library(p.grad.data).zeros_like(p.grad.data))
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all options and of each parameter's state, with parameters as numbers."""
+        """Copies of all options and of each parameter's state, with parameters as numbers; arrays are NumPy's."""
         groups, position = [], 0
         for group in self.param_groups:
             count = len(group["params"])
             options = {k: v for k, v in group.items() if k != "params"}
             groups.append({**options, "params": list(range(position, position + count))})
             position += count
-        return {"state": copy.deepcopy(self.state), "param_groups": groups}
+        state = {i: {k: _copied(v) for k, v in values.items()} for i, values in self.state.items()}
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up options and state again.
@@ -181,7 +201,7 @@ class Optimizer:
             loaded.append({**group, **given, "params": group["params"]})
             self.check(loaded[-1])
         flat = [p for group in self.param_groups for p in group["params"]]
-        state = {int(i): copy.deepcopy(dict(values)) for i, values in state_dict["state"].items()}
+        state = {int(i): {k: _copied(v) for k, v in values.items()} for i, values in state_dict["state"].items()}
         for i, values in state.items():
             if not 0 <= i < len(flat):
                 raise ValueError(f"{name}: the state is for parameter {i}, there are {len(flat)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, Row, check_range, state_array
+from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
 
 
 class RMSprop(Optimizer):
@@ -50,9 +50,7 @@ class RMSprop(Optimizer):
             raise TypeError(f"RMSprop: centered must be a bool, got {group['centered']!r}")
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
-        from ..kernels.update import cpu_chunks
-
-        cpu_chunks.rmsprop(rows, numbers)
+        update_kernels(numbers).rmsprop(rows, numbers)
 
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
         square = state_array(state, "square_avg", w)

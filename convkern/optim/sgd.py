@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ops import arguments as arg
-from .optimizer import Optimizer, Row, check_range, state_array
+from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
 
 
 class SGD(Optimizer):
@@ -55,9 +55,7 @@ class SGD(Optimizer):
             )
 
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
-        from ..kernels.update import cpu_chunks
-
-        cpu_chunks.sgd(rows, numbers)
+        update_kernels(numbers).sgd(rows, numbers)
 
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
         velocity, fresh = None, 1.0

@@ -61,8 +61,8 @@ class AveragedModel(Module):
     Parameters
     ----------
     model : Module
-    device : None, "auto" or "cpu"
-        Where the copy lives.
+    device : None, "auto", "cpu" or "cuda"
+        Where the copy lives; where the model is by default.
     avg_fn : callable, optional
         ``avg_fn(average, weight, count)`` gives the new average of arrays, count being how many it holds already; by default
         the plain mean. :func:`get_ema_avg_fn` makes one for the exponential moving average.
@@ -96,6 +96,8 @@ class AveragedModel(Module):
         _device.check(device or "auto")
         list(model.parameters())  # refuses lazy layers that saw no batch
         self.module = copy.deepcopy(model)
+        if device not in (None, "auto"):
+            self.module.to(device)
         self.avg_fn, self.multi_avg_fn, self.use_buffers = avg_fn, multi_avg_fn, bool(use_buffers)
         self.register_buffer("n_averaged", np.array(0, np.int64))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import convkern as ck
 
+from ..device import is_cupy
 from . import checkpoint as checkpoints
 from .checkpoint import BEST, LAST
 
@@ -93,7 +94,7 @@ def first_layer_not_finite(model: Any, x: np.ndarray) -> str | None:
 def _finite(result: Any) -> bool:
     parts = result if isinstance(result, tuple) else (result,)
     arrays = (part.data if isinstance(part, ck.Tensor) else part for part in parts)
-    return all(np.isfinite(array).all() for array in arrays if isinstance(array, np.ndarray))
+    return all(np.isfinite(array).all() for array in arrays if isinstance(array, np.ndarray) or is_cupy(array))
 
 
 def _last_good(folder: Path) -> str:

@@ -65,7 +65,7 @@ def evaluate_model(
     Parameters
     ----------
     model : convkern.nn.Module
-        Left in evaluation mode.
+        Left in evaluation mode; it is asked on the device where its parameters are.
     dataset : convkern.data.Dataset
     facts : Facts
         Give the normalisation and the classes.
@@ -80,14 +80,16 @@ def evaluate_model(
     Evaluation
     """
     loader = ck.data.DataLoader(dataset, batch_size, mean=facts.mean, std=facts.std, num_workers=workers)
+    place = ck.device.of(next(model.parameters()).data)
     model.eval()
     loss_sum = 0.0
     answers = []
     with ck.no_grad(), np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the loss
         for x, labels in loader:
-            logits = model(x)  # (B, classes)
-            loss_sum += float(ck.nn.functional.cross_entropy(logits, labels).item()) * len(labels)
-            answers.append(logits.numpy().argmax(axis=1))
+            logits = model(ck.device.moved(x, place))  # (B, classes)
+            there = ck.device.moved(labels, place)
+            loss_sum += float(ck.nn.functional.cross_entropy(logits, there).item()) * len(labels)
+            answers.append(ck.device.moved(logits.data, "cpu").argmax(axis=1))
             if between is not None:
                 between()
     predictions = np.concatenate(answers)

@@ -81,7 +81,8 @@ class Trainer:
         )
         self.loader = feeding.build_loader(config, train_set, mean, std)
         self.position = Position()
-        self.model = build_model(self.facts)
+        self.device = ck.device.check(config.device)
+        self.model = build_model(self.facts).to(self.device)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config, self.optimizer, len(self.loader))
         self.average = build_average(config, self.model)
@@ -157,7 +158,7 @@ class Trainer:
 
     def warm_up(self, progress: Progress) -> None:
         """Compile what the run needs, on a model and an optimizer of the same kind that are thrown away."""
-        model = build_model(self.facts)
+        model = build_model(self.facts).to(self.device)
         optimizer = build_optimizer(self.config, model)
         with progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
             for count in _batch_counts(len(self.loader.dataset), self.config.batch_size):
@@ -191,7 +192,11 @@ class Trainer:
         return self.position.epoch * len(self.loader) + self.position.step
 
     def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64)
+        return self._placed(np.zeros((count, *self.facts.shape), np.float32), np.zeros(count, np.int64))
+
+    def _placed(self, x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A batch on the model's device."""
+        return ck.device.moved(x, self.device), ck.device.moved(labels, self.device)
 
     def _train_epoch(self, stop: StopRequest, progress: Progress) -> None:
         """Make the steps of an epoch that are still to be made."""
@@ -202,7 +207,7 @@ class Trainer:
         with self.loader.batches(start=position.step) as batches:
             for x, labels in batches:
                 position.waited = waited + self.loader.waiting.waited
-                loss, right = self._step(x, labels)
+                loss, right = self._step(*self._placed(x, labels))
                 position.step += 1
                 position.loss_sum += loss * len(labels)
                 position.correct += right
@@ -263,7 +268,7 @@ class Trainer:
         if not math.isfinite(found.loss):
             tested = ck.data.DataLoader(self.test_set, self.config.batch_size, mean=self.facts.mean, std=self.facts.std)
             place = f"the test after epoch {done.epoch + 1}"
-            raise ValueError(self._diverged(found.loss, place, (x for x, _ in tested)))
+            raise ValueError(self._diverged(found.loss, place, (self._placed(*batch)[0] for batch in tested)))
         record = {
             "epoch": done.epoch + 1,
             "train_loss": done.loss_sum / done.seen,
@@ -300,6 +305,7 @@ class Trainer:
         found = evaluate_model(
             self._tested, self.test_set, self.facts, self.config.batch_size, workers=self.config.workers
         )
+        self._tested.cpu()  # pictures are drawn there
         plots.curves(history, self.folder / folders.CURVES)
         plots.confusion(found.confusion, found.classes, self.folder / folders.CONFUSION)
         plots.filters(self._tested, self.folder / folders.FILTERS)

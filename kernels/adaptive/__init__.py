@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..cuda import row as cuda_row
 from ..variant import Variant, cpu_only, no_workspace
 from . import cpu_windows
 
@@ -10,4 +11,8 @@ VARIANTS = (
     Variant("windows", "max_backward", "cpu", cpu_only, cpu_windows.max_backward, no_workspace),
     Variant("windows", "avg_forward", "cpu", cpu_only, cpu_windows.avg_forward, no_workspace),
     Variant("windows", "avg_backward", "cpu", cpu_only, cpu_windows.avg_backward, no_workspace),
+    cuda_row("windows", "max_forward", "adaptive.cuda_windows.max_forward"),
+    cuda_row("windows", "max_backward", "adaptive.cuda_windows.max_backward"),
+    cuda_row("windows", "avg_forward", "adaptive.cuda_windows.avg_forward"),
+    cuda_row("windows", "avg_backward", "adaptive.cuda_windows.avg_backward"),
 )

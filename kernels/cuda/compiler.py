@@ -101,14 +101,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def signature(kernel: CudaKernel) -> Any:
-    """Numba's signature of a kernel: pointers, int32, and named tuples of int32."""
+    """Numba's signature of a kernel: pointers, int32, float32, and named tuples of int32."""
     from numba import types
 
     from .language import POINTERS
 
     def kind(parameter: Any) -> Any:
-        if parameter == "int":
-            return types.int32
+        if parameter in ("int", "float"):
+            return types.int32 if parameter == "int" else types.float32
         if isinstance(parameter, str):
             return POINTERS[parameter]
         return types.NamedUniTuple(types.int32, len(parameter._fields), parameter)

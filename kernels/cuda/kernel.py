@@ -20,8 +20,9 @@ class CudaKernel:
     body : function
         The kernel, see :mod:`convkern.kernels.cuda`.
     parameters : tuple
-        For each argument "float32" or "int64" (a pointer to the elements of an array), "int" (an int32), or a NamedTuple
-        class (all of whose fields are int32).
+        For each argument "float32" or "int64" (a pointer to the elements of an array), "table" (a pointer to int64 numbers
+        and the addresses of arrays), "int" (an int32), "float" (a float32), or a NamedTuple class (all of whose fields are
+        int32).
     threads : int
         Threads of a block, a multiple of 32.
     shared : int

@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import config, cuda, float32, int32, int64, types, uint16, uint32, uint64
 
 POINTERS = {name: types.CPointer(getattr(types, name)) for name in ("float32", "int64", "uint16")}
+POINTERS["table"] = POINTERS["int64"]
 HALVES = {"float16": "f16", "bfloat16": "bf16"}  # kernels hold both as the uint16 of their bits; PTX's names
 
 
@@ -39,6 +40,9 @@ if config.ENABLE_CUDASIM:  # Numba's simulator runs kernels as Python, without t
         """Four neighbours of a float32 array from ``index`` on, a multiple of 4, in one instruction."""
         return array[index], array[index + 1], array[index + 2], array[index + 3]
 
+    def floats_at(address):
+        raise NotImplementedError("the simulator has no addresses")
+
 else:
     from numba.core.errors import RequireLiteralValue
     from numba.cuda import cgutils
@@ -57,6 +61,17 @@ else:
             return cgutils.pack_array(builder, [builder.extract_element(value, ir.IntType(32)(i)) for i in range(4)])
 
         return types.UniTuple(types.float32, 4)(array, index), codegen
+
+    @intrinsic
+    def floats_at(typingctx, address):
+        """An address of a table as a pointer to float32 in global memory."""
+        kind = types.CPointer(types.float32)
+
+        def codegen(context, builder, signature, args):
+            there = builder.inttoptr(args[0], ir.PointerType(ir.FloatType(), 1))
+            return builder.addrspacecast(there, context.get_value_type(kind))
+
+        return kind(types.int64), codegen
 
     def _assembly(builder, result, kinds, text, constraints, args, effect=True):
         function = ir.FunctionType(result, kinds)
@@ -345,6 +360,7 @@ __all__ = [
     "cuda",
     "divider",
     "float32",
+    "floats_at",
     "inlined",
     "int32",
     "int64",

@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
-    """Arrays as they are, numbers as int32, named tuples field by field: what the driver takes for a kernel's parameters.
+    """Arrays as they are, numbers as int32, named tuples field by field, tables as tuples of numbers and arrays.
 
     Raises
     ------
@@ -40,6 +40,10 @@ def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
     for number, (kind, value) in enumerate(zip(kernel.parameters, args, strict=True)):
         if kind == "int":
             packed.append(np.int32(value))
+        elif kind == "float":
+            packed.append(np.float32(value))
+        elif kind == "table":
+            packed.append(tuple(value))
         elif isinstance(kind, str):
             if value.dtype != kind or not value.flags.c_contiguous:
                 got = f"{value.dtype}{'' if value.flags.c_contiguous else ', not contiguous'}"
@@ -67,12 +71,21 @@ def _load(kernel: CudaKernel, device: Any) -> Any:
         return _functions[key]
 
 
+def _uploaded(table: tuple[Any, ...]) -> Any:
+    """A table on the device, with the arrays' addresses."""
+    import cupy
+
+    return cupy.array([entry if isinstance(entry, int) else entry.data.ptr for entry in table], "int64")
+
+
 def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
     """Launch on CuPy's current device and stream."""
     import cupy
 
     device = cupy.cuda.Device()
     function = _functions.get((kernel.name, device.id)) or _load(kernel, device)
+    if "table" in kernel.parameters:
+        args = tuple(_uploaded(value) if isinstance(value, tuple) else value for value in args)
     function((blocks,), (kernel.threads,), args, shared_mem=kernel.shared)
 
 

@@ -25,5 +25,6 @@ VARIANTS = (
     cuda_row("chunks", "add", "elementwise.cuda_chunks.add"),
     cuda_row("chunks", "relu", "elementwise.cuda_chunks.relu"),
     cuda_row("chunks", "relu_grad", "elementwise.cuda_chunks.relu_grad"),
+    cuda_row("chunks", "erf", "elementwise.cuda_chunks.erf"),
     cuda_row("planes", "relu_bias_grad", "elementwise.cuda_planes.relu_bias_grad", _cuda_channel_sums),
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import float32, thread
 from ..spec import ElementwiseSpec
@@ -28,9 +30,17 @@ def _add_body(a, b, y, size):
         y[i] = a[i] + b[i]
 
 
+def _erf_body(x, y, size):
+    i = thread()
+    if i < size:
+        y[i] = math.erf(x[i])
+
+
 _RELU = CudaKernel("relu", _relu_body, ("float32", "float32", "int"), THREADS)
 _RELU_GRAD = CudaKernel("relu_grad", _relu_grad_body, ("float32", "float32", "float32", "int"), THREADS)
 _ADD = CudaKernel("add", _add_body, ("float32", "float32", "float32", "int"), THREADS)
+
+_ERF = CudaKernel("erf", _erf_body, ("float32", "float32", "int"), THREADS)
 
 
 def _blocks(size: int) -> int:
@@ -50,3 +60,8 @@ def relu_grad(gy, y, spec: ElementwiseSpec, workspace, out) -> None:
 def add(a, b, spec: ElementwiseSpec, workspace, out) -> None:
     """out = a + b."""
     _ADD(_blocks(spec.size), a, b, out, spec.size)
+
+
+def erf(x, spec: ElementwiseSpec, workspace, out) -> None:
+    """out = the error function of x, to a few units in the last place."""
+    _ERF(_blocks(spec.size), x, out, spec.size)

@@ -6,8 +6,17 @@ The arithmetic between them is one of a few numbers for each channel, and is don
 
 from __future__ import annotations
 
-from ..variant import Variant, cpu_only, no_workspace
+from ..cuda import row as cuda_row
+from ..cuda.tiles import channel_parts
+from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_planes
+
+
+def _cuda_channel_sums(problem: Problem) -> int:
+    """Two float32 for every channel in every part."""
+    spec = problem.spec
+    return 8 * spec.c * channel_parts(spec.c, spec.n * spec.pixels)
+
 
 VARIANTS = (
     Variant(
@@ -25,4 +34,8 @@ VARIANTS = (
         "planes", "input_grad", "cpu", cpu_only, cpu_planes.input_grad, no_workspace,
         tunables={"BLOCK": cpu_planes.BLOCK},
     ),
+    cuda_row("planes", "statistics", "norm.cuda_planes.statistics", _cuda_channel_sums),
+    cuda_row("planes", "forward", "norm.cuda_planes.forward"),
+    cuda_row("planes", "sums", "norm.cuda_planes.sums", _cuda_channel_sums),
+    cuda_row("planes", "input_grad", "norm.cuda_planes.input_grad"),
 )  # fmt: skip

@@ -63,3 +63,30 @@ def input_grad(x: np.ndarray, gy: np.ndarray, affine: np.ndarray, spec: NormSpec
     for c in range(spec.c):
         gx[:, c] = g[:, c] * scale[c] + (x[:, c] - center[c]) * slope[c] + offset[c]
     return gx
+
+
+def affine(
+    mean: np.ndarray, variance: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
+    running: tuple[np.ndarray, ...], count: int, momentum: float, eps: float,
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:  # fmt: skip
+    """1 / sqrt(variance + eps); center, scale and shift (3, C); the running mean and unbiased variance, moved by momentum."""
+    inverse = 1 / np.sqrt(variance + eps)
+    scale = inverse if weight is None else inverse * weight
+    shift = np.zeros_like(mean) if bias is None else bias
+    batch = (mean, variance * count / max(count - 1, 1))
+    moved = tuple((1 - momentum) * old + momentum * new for old, new in zip(running, batch, strict=False))
+    return inverse, np.stack([mean, scale, shift]), moved
+
+
+def slopes(
+    sums: np.ndarray, inverse: np.ndarray, affine: np.ndarray, count: int, training: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`input_grad` takes, (5, C), and the gradients of weight and bias.
+
+    With x̂ = (x - mean) · inverse, gx = scale · (g - Σg/m - x̂ · Σ(g·x̂)/m) over the m values of a channel; out of training,
+    where mean and variance are constants, gx = scale · g.
+    """
+    total, products = sums
+    slope = -affine[1] * inverse**2 * products / count * training
+    offset = -affine[1] * total / count * training
+    return np.concatenate([affine, slope[None], offset[None]]), products * inverse, total

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import functions
 from .program import KINDS, Instruction
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _fma(machine: Machine, instruction: Instruction) -> Step:
         raise NotImplementedError(instruction.text)
     result = instruction.operands[0]
     a, b, c = (machine.reader(o, np.float32) for o in instruction.operands[1:4])
+    if "rm" in instruction.parts:
+        return lambda mask: machine.write(result, functions.rounded_down(a(), b(), c()), mask)
     return lambda mask: machine.write(result, (np.multiply(a(), b(), dtype=np.float64) + c()).astype(np.float32), mask)
 
 
@@ -182,6 +185,9 @@ def _convert(machine: Machine, instruction: Instruction) -> Step:
     if parts[-2] == "bf16":
         source = machine.reader(instruction.operands[1], np.float32)
         return lambda mask: machine.write(result, _bfloat16(machine.over_lanes(source())).astype(np.uint16), mask)
+    if "sat" in parts and parts[-2:] == ("f32", "f32"):  # to 0 … 1, NaN to 0
+        value = machine.reader(instruction.operands[1], np.float32)
+        return lambda mask: machine.write(result, np.fmin(np.fmax(value(), np.float32(0)), np.float32(1)), mask)
     to, source = KINDS[parts[-2]], machine.reader(instruction.operands[1], KINDS[parts[-1]])
     if to in (np.float16, np.float32, np.float64) or KINDS[parts[-1]] not in (np.float32, np.float64, np.float16):
         return lambda mask: machine.write(result, np.asarray(source()).astype(to), mask)
@@ -254,5 +260,5 @@ INSTRUCTIONS = {
     "xor": _logical(np.bitwise_xor, np.logical_xor, 2), "not": _logical(np.invert, np.logical_not, 1),
     "mul": _product, "mad": _product, "fma": _fma, "div": _divide, "rem": _divide, "shl": _shift, "shr": _shift,
     "bfi": _bit_field_insert, "setp": _compare, "selp": _select, "cvt": _convert, "mov": _move, "cvta": _address_space,
-    "ld": _load, "st": _store,
+    "ld": _load, "st": _store, **functions.INSTRUCTIONS,
 }  # fmt: skip

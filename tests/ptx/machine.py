@@ -30,7 +30,8 @@ def run(
     blocks, threads : int
         Of the one-dimensional grid, and of a block.
     args : tuple
-        A NumPy array for each pointer, a NumPy scalar for each number.
+        A NumPy array for each pointer, a NumPy scalar for each number; a tuple is a table of int64, in which arrays stand for
+        their addresses.
     dynamic_shared : int
         Bytes of the shared array without a size.
     banks : bool
@@ -54,6 +55,9 @@ def run(
     for (name, kind), value in zip(program.parameters, args, strict=True):
         if isinstance(value, np.ndarray):
             parameters[name] = np.uint64(memory.add(value))
+        elif isinstance(value, tuple):  # a table of numbers and of arrays' addresses
+            table = [memory.add(entry) if isinstance(entry, np.ndarray) else entry for entry in value]
+            parameters[name] = np.uint64(memory.add(np.array(table, np.int64)))
         else:
             if value.dtype.itemsize != np.dtype(KINDS[kind]).itemsize:
                 raise Fault(f"parameter {name} is {kind}, got {value.dtype}")
