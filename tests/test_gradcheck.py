@@ -181,6 +181,9 @@ CASES = {
         ),
     ],
     "abs": [("plain", ops.abs, (values(2, 3),))],
+    "move": [
+        ("where it is", lambda x: ops.move(x, "cpu") * x, (values(2, 3),))
+    ],  # the way to a GPU: test_cuda_training
     "clamp": [
         ("both", lambda x: ops.clamp(x, -0.5, 0.6), (values(3, 4),)),
         ("below", lambda x: ops.clamp(x, 0.1), (values(3, 4),)),

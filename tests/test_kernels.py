@@ -574,8 +574,8 @@ def test_lane_rows_refuse_what_does_not_fit(row):
     problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
     assert row.refuses(problem) == ""
     assert "a group" in row.refuses(problem._replace(spec=spec._replace(groups=1)))
-    assert "filters" in row.refuses(problem._replace(spec=spec._replace(c=1, groups=1)))
-    assert "enough" in row.refuses(problem._replace(spec=spec._replace(n=1, c=1, k=1, groups=1)))
+    assert "single channel" in row.refuses(problem._replace(spec=spec._replace(c=1, groups=1)))
+    assert "enough" in row.refuses(problem._replace(spec=spec._replace(n=1, c=2, k=2, groups=2)))
     wide = spec._replace(size=(9, 90000), out=(9, 90000))
     assert "short enough" in row.refuses(problem._replace(spec=wide))
 

@@ -79,7 +79,7 @@ def gradient_work(spec: ConvSpec, itemsize: int) -> Work:
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     inner, outer, pixels = spec.k // spec.groups, spec.c // spec.groups, spec.out[0] * spec.out[1]
     size = spec.size[0] * spec.size[1]
-    tile = choose_tile(spec.n, outer, [pixels], inner, pixels * itemsize, lanes)
+    tile = choose_tile(max(spec.n, 1), outer, [pixels], inner, pixels * itemsize, lanes)
     axes = []
     for i in range(2):
         out, taps = np.arange(spec.out[i]), np.arange(spec.kernel[i])[:, None]
