@@ -1,13 +1,16 @@
-"""Loading cubins and launching them through CuPy: on its current device and stream, with raw pointers.
+"""Loading cubins and launching them through CuPy: on the arrays' device and its current stream, with raw pointers.
+
+With CONVKERN_DEBUG=1 every launch is waited for, so that what goes wrong in a kernel is raised by the call that ran it.
 
 Untried on a GPU so far: there was none.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from .kernel import CudaKernel
 
 STATIC_SHARED = 48 * 1024  # bytes that a kernel may have without asking the driver for more
+DEBUG = os.environ.get("CONVKERN_DEBUG") == "1"
 
 Packed = tuple[Any, ...]
 _functions: dict[tuple[str, int], Any] = {}
@@ -78,15 +82,52 @@ def _uploaded(table: tuple[Any, ...]) -> Any:
     return cupy.array([entry if isinstance(entry, int) else entry.data.ptr for entry in table], "int64")
 
 
+def _arrays(args: Packed) -> Iterator[Any]:
+    """The arrays among packed arguments, those of tables too."""
+    for value in args:
+        if isinstance(value, tuple):
+            yield from (entry for entry in value if not isinstance(entry, int))
+        elif not isinstance(value, np.generic):
+            yield value
+
+
 def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
-    """Launch on CuPy's current device and stream."""
+    """Launch on the device that the arrays live on, on this thread's current stream of it.
+
+    Raises
+    ------
+    ValueError
+        If the arrays live on several devices.
+    RuntimeError
+        With CONVKERN_DEBUG=1, if the kernel fails; the message names it.
+    """
     import cupy
 
-    device = cupy.cuda.Device()
-    function = _functions.get((kernel.name, device.id)) or _load(kernel, device)
+    devices = {array.device.id for array in _arrays(args)}
+    if len(devices) > 1:
+        raise ValueError(f"{kernel.name}: arrays must live on one device, got devices {sorted(devices)}")
+    current = cupy.cuda.get_device_id()
+    number = devices.pop() if devices else current
+    if number == current:
+        _launch(kernel, blocks, args, number)
+    else:
+        with cupy.cuda.Device(number):
+            _launch(kernel, blocks, args, number)
+
+
+def _launch(kernel: CudaKernel, blocks: int, args: Packed, number: int) -> None:
+    """Launch on the current device, which has this number."""
+    import cupy
+
+    function = _functions.get((kernel.name, number)) or _load(kernel, cupy.cuda.Device(number))
     if "table" in kernel.parameters:
         args = tuple(_uploaded(value) if isinstance(value, tuple) else value for value in args)
     function((blocks,), (kernel.threads,), args, shared_mem=kernel.shared)
+    if DEBUG:
+        try:
+            cupy.cuda.get_current_stream().synchronize()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise RuntimeError(f"the kernel {kernel.name} failed in {blocks} blocks: {error}") from error
 
 
 launcher: Callable[[CudaKernel, int, Packed], None] = cupy_launcher
