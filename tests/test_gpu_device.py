@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from convkern.kernels.adaptive import reference as adaptive_reference
+from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.cuda import launch
 from convkern.kernels.entropy.spec import EntropySpec
 from convkern.kernels.spec import ChannelSpec, NormSpec, PointwiseSpec
@@ -126,8 +127,8 @@ def test_a_stream_of_the_callers_own():
 
     import convkern as ck
 
-    x, w = (integers(np.random.default_rng(1), shape, "f4") for shape in ((8, 16, 64, 64), (32, 16, 3, 3)))
-    want = ck.conv2d(x, w, padding=1)
+    spec = conv(8, 16, (64, 64), 32, (3, 3), padding=ONE)
+    x, w = (integers(np.random.default_rng(1), shape, "f4") for shape in (spec.x_shape, spec.w_shape))
     with cupy.cuda.Stream(non_blocking=True) as stream:
         there = cupy.asarray(x), cupy.asarray(w)
         for _ in range(20):  # the stream is busy when the kernel is launched
@@ -135,28 +136,36 @@ def test_a_stream_of_the_callers_own():
         got = ck.conv2d(*there, padding=1) + 0
         host = got.get(stream=stream)
         stream.synchronize()
-    np.testing.assert_array_equal(host, want)
+    np.testing.assert_array_equal(host, conv_reference.forward(x.astype("f8"), w.astype("f8"), None, spec))
 
 
-def test_a_training_step_is_that_of_the_cpu():
-    """Losses of three steps of LeNet, and all of its parameters after them."""
+def test_a_training_step_is_pytorchs():
+    """Losses of three steps of LeNet, and all of its parameters after them, beside PyTorch on the CPU."""
+    torch = pytest.importorskip("torch")
     import cupy
 
     import convkern as ck
+    from convkern.bench.rivals import networks
 
     rng = np.random.default_rng(2)
     x, labels = rng.standard_normal((16, 1, 28, 28), "f4"), rng.integers(0, 10, 16)
-    states, losses = [], []
-    for place, convert in (("cpu", np.asarray), ("cuda", cupy.asarray)):
-        model = ck.models.build("lenet5").to(place)
-        optimizer = ck.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    mine, twin = ck.models.build("lenet5"), networks.lenet5()
+    twin.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in mine.state_dict().items()})
+    mine.to("cuda")
+    runs = [
+        (mine, ck.optim.SGD, ck.nn.functional.cross_entropy, cupy.asarray),
+        (twin, torch.optim.SGD, torch.nn.functional.cross_entropy, torch.from_numpy),
+    ]
+    losses = []
+    for model, sgd, cross_entropy, convert in runs:
+        optimizer = sgd(model.parameters(), lr=0.05, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
-            loss = ck.nn.functional.cross_entropy(model(convert(x)), convert(labels))
+            loss = cross_entropy(model(convert(x)), convert(labels))
             loss.backward()
             optimizer.step()
             losses.append(float(loss.item()))
-        states.append(model.state_dict())
-    np.testing.assert_allclose(losses[3:], losses[:3], rtol=1e-4)
-    for key, value in states[0].items():
-        np.testing.assert_allclose(states[1][key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+    np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-4)
+    state = mine.state_dict()
+    for key, value in twin.state_dict().items():
+        np.testing.assert_allclose(state[key], value.numpy(), rtol=1e-3, atol=1e-4, err_msg=key)
