@@ -73,9 +73,7 @@ class Machine:
 def array(number: int) -> Any:
     """Stands for an array on a device."""
     flags = SimpleNamespace(c_contiguous=True)
-    return SimpleNamespace(
-        device=SimpleNamespace(id=number), dtype="float32", flags=flags, data=SimpleNamespace(ptr=64 + number)
-    )
+    return SimpleNamespace(dtype="float32", flags=flags, data=SimpleNamespace(ptr=64 + number, device_id=number))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ import convkern as ck
 from ..rivals import networks
 from . import stage
 from .ceilings import allow_tf32
+from .contenders import DEVICE
 
 LR, MOMENTUM = 1e-3, 0.9
 TURNS = 5
@@ -56,16 +58,14 @@ def twin(network: Network) -> Any:
     if hasattr(networks, network.name):
         model = getattr(networks, network.name)()
     else:
-        from torchvision import models
-
-        model = getattr(models, network.name)()
+        model = getattr(import_module("torchvision.models"), network.name)()
     theirs = list(model.parameters())
-    if [tuple(p.shape) for p in theirs] != [p.shape for p in ours]:
+    if [tuple(p.shape) for p in theirs] != [tuple(p.shape) for p in ours]:
         raise ValueError(f"{network.name}: PyTorch's model has other parameters than ours")
     with torch.no_grad():
         for parameter, mine in zip(theirs, ours, strict=True):
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(mine.data)))
-    return model.cuda()
+    return model.to(DEVICE)
 
 
 def our_step(network: Network, x: np.ndarray, labels: np.ndarray, precision: str) -> Step:
@@ -93,7 +93,7 @@ def torch_step(
     """PyTorch's, in NCHW or channels-last, eager or by torch.compile."""
     import torch
 
-    model, images, classes = twin(network), torch.from_numpy(x).cuda(), torch.from_numpy(labels).cuda()
+    model, images, classes = twin(network), torch.from_numpy(x).to(DEVICE), torch.from_numpy(labels).to(DEVICE)
     if last:
         model, images = (thing.to(memory_format=torch.channels_last) for thing in (model, images))
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
@@ -110,6 +110,11 @@ def torch_step(
         return loss
 
     return step
+
+
+def first_losses(step: Step) -> list[float]:
+    """Before the first step, and after it."""
+    return [float(step().item()) for _ in range(2)]
 
 
 def wait() -> None:
@@ -164,9 +169,7 @@ def contest(network: Network, report: stage.Report, compiled: bool) -> dict[str,
     for name, make in makers.items():
         what = f"{network.name} {name}"
         step = report.attempt(what, make)
-        found = (
-            None if step is None else report.attempt(what, lambda step=step: [float(step().item()) for _ in range(2)])
-        )
+        found = None if step is None else report.attempt(what, partial(first_losses, step))
         if found is not None:
             steps[name], losses[name] = step, found
     if wrong := agreeing(losses) if losses else "nothing ran":

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,10 +55,15 @@ def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
                 raise TypeError(f"{kernel.name}: argument {number} must be a contiguous {kind} array, got {got}")
             packed.append(value)
         elif isinstance(value, kind):
-            packed.extend(map(np.int32, value))
+            packed.extend(_words(value))
         else:
             raise TypeError(f"{kernel.name}: argument {number} must be a {kind.__name__}, got {type(value).__name__}")
     return tuple(packed)
+
+
+@lru_cache(maxsize=4096)
+def _words(numbers: tuple[int, ...]) -> tuple[np.int32, ...]:
+    return tuple(map(np.int32, numbers))
 
 
 def _load(kernel: CudaKernel, device: Any) -> Any:
@@ -82,13 +88,14 @@ def _uploaded(table: tuple[Any, ...]) -> Any:
     return cupy.array([entry if isinstance(entry, int) else entry.data.ptr for entry in table], "int64")
 
 
-def _arrays(args: Packed) -> Iterator[Any]:
-    """The arrays among packed arguments, those of tables too."""
-    for value in args:
-        if isinstance(value, tuple):
-            yield from (entry for entry in value if not isinstance(entry, int))
-        elif not isinstance(value, np.generic):
-            yield value
+def _devices(kernel: CudaKernel, args: Packed) -> set[int]:
+    """The numbers of the devices that the arrays among packed arguments live on, those of tables too."""
+    found: set[int] = set()
+    for place in kernel.pointers:
+        value = args[place]
+        entries = [entry for entry in value if not isinstance(entry, int)] if isinstance(value, tuple) else [value]
+        found.update(array.data.device_id for array in entries)
+    return found
 
 
 def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
@@ -103,7 +110,7 @@ def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
     """
     import cupy
 
-    devices = {array.device.id for array in _arrays(args)}
+    devices = _devices(kernel, args)
     if len(devices) > 1:
         raise ValueError(f"{kernel.name}: arrays must live on one device, got devices {sorted(devices)}")
     current = cupy.cuda.get_device_id()
