@@ -91,33 +91,73 @@ def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
     assert [text.split(":")[0] for text in data["failures"]] == ["a part", "made-up"]
 
 
-@needs_compiler
-@pytest.mark.parametrize("name", ["pointwise", "groups-2"])
-def test_contenders_agree_with_pytorch(name, monkeypatch):
-    """Every row in every precision and layout over the tensors that PyTorch gets, in the interpreter."""
+@pytest.fixture
+def borrowed(monkeypatch):
+    """The stand-in for CuPy over PyTorch's memory on the CPU."""
     pytest.importorskip("torch")
     from convkern.bench.gpu import contenders
-    from convkern.kernels.cuda import launch
 
     monkeypatch.setattr(contenders, "DEVICE", "cpu")
     for method in ("__dlpack__", "__dlpack_device__"):
         passed_on = lambda self, method=method, **options: getattr(self.host, method)(**options)  # noqa: E731
         monkeypatch.setattr(fake_cupy.ndarray, method, passed_on, raising=False)
+    with fake_cupy.installed() as cupy:
+        cupy.from_dlpack = lambda tensor: fake_cupy.ndarray(tensor.numpy())
+        yield cupy
+
+
+@needs_compiler
+def test_operations_that_move_bytes_are_pytorchs(borrowed, monkeypatch):
+    from convkern.bench.gpu import memory
+
+    monkeypatch.setattr(memory, "SHAPE", (3, 5, 6, 8))
+    monkeypatch.setattr(memory, "interleave", lambda calls: dict.fromkeys(calls, 2.0))
+    names = []
+    for job in memory.jobs():
+        assert memory.measure(job, job.nbytes / 4)["copy_shares"] == {"ours": 2.0, "torch": 2.0}
+        with pytest.raises(ValueError, match="the result is off by"):
+            memory.measure(job._replace(theirs=lambda job=job: 1.1 * job.theirs()), None)
+        names.append(job.name)
+    assert len(names) == len(set(names)) == 13
+
+
+@needs_compiler
+def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch, tmp_path):
+    from convkern.bench.gpu import contenders, rows, stage
+
+    honest = contenders.theirs
+    monkeypatch.setattr(
+        contenders, "theirs", lambda array, dtype: (1.2 if dtype == "float32" else 1) * honest(array, dtype)
+    )
+    monkeypatch.setattr(rows, "interleave", lambda timed: dict.fromkeys(timed, 1.0))
+    (case,) = (case for case in CONVS if case.name == "groups-2")
+    report = stage.Report("rows", tmp_path / "rows.json", 60)
+    rows.measure(case, ("float32", "float16"), 0, {}, report)
+    assert [text.split(" is off")[0] for text in report.data["failures"]] == [
+        f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
+    ]
+    for entry in report.data["entries"]:
+        assert set(entry["ratios"]) == {"float16 float16 nchw", "float16 float16 channels_last"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["pointwise", "groups-2"])
+def test_contenders_agree_with_pytorch(name, borrowed):
+    """Every row in every precision and layout over the tensors that PyTorch gets, in the interpreter."""
+    from convkern.bench.gpu import contenders
+
     (case,) = (case for case in CONVS if case.name == name)
     arrays, seen = contenders.Arrays(case, 2), set()
     one = arrays.get("float32", "nchw")[0]
-    with fake_cupy.installed() as cupy:
-        monkeypatch.setattr(launch, "asked", lambda: 80)
-        cupy.from_dlpack = lambda tensor: fake_cupy.ndarray(tensor.numpy())
-        for direction in GRADIENTS:
-            want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
-            for precision, bound in contenders.AGREEMENT.items():
-                for contender in contenders.our_contenders(case, direction, precision, arrays):
-                    got = contender.result()
-                    assert contenders.disagreement(got, want) < bound
-                    assert contenders.disagreement(1.2 * got, want) > bound
-                    assert len(contender.calls) == 2
-                    seen.add((contender.name, precision, contender.layout, direction))
+    for direction in GRADIENTS:
+        want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+        for precision, bound in contenders.AGREEMENT.items():
+            for contender in contenders.our_contenders(case, direction, precision, arrays):
+                got = contender.result()
+                assert contenders.disagreement(got, want) < bound
+                assert contenders.disagreement(1.2 * got, want) > bound
+                assert len(contender.calls) == 2
+                seen.add((contender.name, precision, contender.layout, direction))
     names = {(row, precision) for row, precision, _, _ in seen}
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
     extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}

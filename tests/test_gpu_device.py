@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +35,7 @@ from .test_pool3d import check as check_adaptive
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no GPU to run kernels on: {missing()}")
 
+ROOT = Path(__file__).parents[1]
 LONG = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)  # sums are cut into parts
 PRODUCTS = [(0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3), (2, 72, 80, 130)]
 ROWS = [pytest.param(name, row, id=f"{name}-{row_id(row)}") for name in TABLES for row in cuda_rows(name)]
@@ -137,6 +143,46 @@ def test_a_stream_of_the_callers_own():
         host = got.get(stream=stream)
         stream.synchronize()
     np.testing.assert_array_equal(host, conv_reference.forward(x.astype("f8"), w.astype("f8"), None, spec))
+
+
+def test_two_threads_with_a_stream_each():
+    import cupy
+
+    import convkern as ck
+
+    spec = conv(4, 16, (32, 32), 32, (3, 3), padding=ONE)
+
+    def work(seed: int) -> None:
+        x, w = (integers(np.random.default_rng(seed), shape, "f4") for shape in (spec.x_shape, spec.w_shape))
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            there = cupy.asarray(x), cupy.asarray(w)
+            got = [ck.conv2d(*there, padding=1) for _ in range(20)]
+            stream.synchronize()
+        want = conv_reference.forward(x.astype("f8"), w.astype("f8"), None, spec)
+        for y in got:
+            np.testing.assert_array_equal(y.get(), want)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (1, 2)))
+
+
+BAD_ADDRESS = """
+import cupy
+from convkern.kernels.elementwise import cuda_chunks
+from convkern.kernels.spec import ElementwiseSpec
+
+nowhere = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(1 << 20, 4096, None, 0), 0)
+x, y = cupy.ndarray((1024,), "float32", nowhere), cupy.empty(1024, "float32")
+cuda_chunks.relu(x, ElementwiseSpec(1024), None, y)
+raise SystemExit("the call came back")
+"""
+
+
+def test_debugging_names_the_kernel_that_failed():
+    """In a process of its own: a failed kernel takes its context along."""
+    env = {**os.environ, "CONVKERN_DEBUG": "1"}
+    done = subprocess.run([sys.executable, "-c", BAD_ADDRESS], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert "RuntimeError: the kernel relu failed in 4 blocks: " in done.stderr, done.stderr
 
 
 def test_a_training_step_is_pytorchs():
