@@ -12,7 +12,7 @@ dir=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 total=${TOTAL:-580}
-stages=${STAGES:-build primitives tests sanitizer ceilings rows steps memory}
+stages=${STAGES:-build primitives tests sanitizer ceilings memory rows steps}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 CONVKERN_TUNE=0
 export CONVKERN_CACHE_DIR="${CONVKERN_CACHE_DIR:-$dir/cache}"
 # Where the compiler's library and the assembler are looked for if they are not installed as wheels.
@@ -40,7 +40,10 @@ run_stage() {  # 0 if the stage went well
     case $status in
         0) echo "$1: done" ;;
         124 | 137) echo "$1: cut off after $limit s, see $dir/$1.json" ;;
-        *) echo "$1: failed, see $dir/$1.json and $dir/$1.log" ;;
+        *)
+            echo "$1: failed, see $dir/$1.json and $dir/$1.log, which ends"
+            tail -n 3 "$dir/$1.log" | sed 's/^/    /'
+            ;;
     esac
     return $status
 }

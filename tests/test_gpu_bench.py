@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from . import fake_cupy
 from .gpu import interpreted, needs_compiler
 
 ROOT = Path(__file__).parents[1]
+needs_timeout = pytest.mark.skipif(not shutil.which("timeout"), reason="bench/gpu.sh needs the program timeout")
 
 
 def primitives():
@@ -58,6 +60,7 @@ def test_a_wrong_primitive_is_told_with_its_place(needed, name):
         module.CHECKS[needed][name](module.Place(np.copy, off_by_one), np.random.default_rng(7))
 
 
+@needs_timeout
 def test_the_script_says_in_a_sentence_that_there_is_no_gpu(tmp_path):
     if not gpu()[1]:
         pytest.skip("there is a GPU")
@@ -69,6 +72,29 @@ def test_the_script_says_in_a_sentence_that_there_is_no_gpu(tmp_path):
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert (facts["status"], facts["device"]) == ("failed", None)
     assert facts["packages"]["numpy"] == np.__version__
+
+
+@needs_timeout
+def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path):
+    """A stand-in for Python: facts are well, build fails, tests never ends, rows is well."""
+    stages = 'case "$2" in *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; esac; echo "$2" >>"$3/ran"'
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{stages}\n")
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "STAGES": "build tests rows", "TOTAL": "9"}
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("build: failed, see ")
+    assert lines[1] == "    boom"
+    assert lines[2].startswith("tests: cut off after ")
+    assert lines[3] == "rows: left out, no time is left"
+    env["STAGES"] = "build rows"
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert (done.returncode, done.stdout.splitlines()[2]) == (1, "rows: done")
+    ran = (tmp_path / "results" / "ran").read_text().split()
+    assert ran == [f"convkern.bench.gpu.{stage}" for stage in ("facts", "facts", "rows")]
 
 
 def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
