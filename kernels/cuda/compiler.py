@@ -1,13 +1,15 @@
 """Compiling kernels for a GPU that need not be there: Numba and libnvvm make PTX, ptxas makes a cubin; both stay on disk.
 
 The folder's name holds a hash of every kernel source, as the CPU's does; a file's name holds the kernel, the target and the
-compilers' versions. libnvvm and ptxas must be of one generation, or ptxas refuses what libnvvm writes: both come as wheels.
+compilers' versions. libnvvm and ptxas must be of one generation, or ptxas refuses what libnvvm writes: both come as wheels,
+or from one CUDA toolkit.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -49,24 +51,40 @@ def missing() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the wheels that decide what a kernel becomes."""
+    """Versions of the wheels, or of the toolkit's assembler, that decide what a kernel becomes."""
     found = {}
     for name in _WHEELS:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    assembler = tool("ptxas")
+    if assembler and not any("nvcc" in name for name in found):
+        found["ptxas"] = _release(assembler)
     return found
+
+
+def _release(program: Path) -> str:
+    """The version that a program of NVIDIA's tells, as "13.0.88"."""
+    done = subprocess.run([str(program), "--version"], capture_output=True, text=True)
+    number = re.search(r"\bV(\d+(?:\.\d+)+)", done.stdout)
+    return number[1] if number else "unknown"
 
 
 @cache
 def tool(name: str) -> Path | None:
-    """A program of NVIDIA's wheels, "ptxas" or "nvdisasm"; None if it is not installed."""
-    found = find_spec("nvidia")
+    """A program, "ptxas" or "nvdisasm", of NVIDIA's wheels or else of a CUDA toolkit; None if it is not installed.
+
+    The toolkit is the one that CUDA_HOME or CUDA_PATH names, that PATH finds, or that lies in /usr/local/cuda.
+    """
+    found, file = find_spec("nvidia"), f"{name}{'.exe' if os.name == 'nt' else ''}"
     for folder in (found.submodule_search_locations or ()) if found else ():
-        for path in sorted(Path(folder).glob(f"*/bin/{name}{'.exe' if os.name == 'nt' else ''}"), reverse=True):
+        for path in sorted(Path(folder).glob(f"*/bin/{file}"), reverse=True):
             return path
-    return None
+    homes = [os.environ[variable] for variable in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(variable)]
+    on_path = shutil.which(name)
+    places = [Path(home, "bin", file) for home in homes] + ([Path(on_path)] if on_path else [])
+    return next((path for path in (*places, Path("/usr/local/cuda/bin", file)) if path.is_file()), None)
 
 
 def _require() -> None:

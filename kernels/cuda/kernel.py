@@ -47,6 +47,12 @@ class CudaKernel:
         _names.add(name)
         self.name, self.body, self.parameters = name, body, parameters
         self.threads, self.shared, self.targets = threads, shared, targets
+        self.pointers: list[int] = []  # where arrays and tables are among the packed arguments
+        place = 0
+        for kind in parameters:
+            if isinstance(kind, str) and kind not in ("int", "float"):
+                self.pointers.append(place)
+            place += 1 if isinstance(kind, str) else len(kind._fields)
         KERNELS[name] = self
 
     def __call__(self, blocks: int, *args: Any) -> None:

@@ -1,13 +1,17 @@
-"""Loading cubins and launching them through CuPy: on its current device and stream, with raw pointers.
+"""Loading cubins and launching them through CuPy: on the arrays' device and its current stream, with raw pointers.
+
+With CONVKERN_DEBUG=1 every launch is waited for, so that what goes wrong in a kernel is raised by the call that ran it.
 
 Untried on a GPU so far: there was none.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from .kernel import CudaKernel
 
 STATIC_SHARED = 48 * 1024  # bytes that a kernel may have without asking the driver for more
+DEBUG = os.environ.get("CONVKERN_DEBUG") == "1"
 
 Packed = tuple[Any, ...]
 _functions: dict[tuple[str, int], Any] = {}
@@ -50,10 +55,15 @@ def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
                 raise TypeError(f"{kernel.name}: argument {number} must be a contiguous {kind} array, got {got}")
             packed.append(value)
         elif isinstance(value, kind):
-            packed.extend(map(np.int32, value))
+            packed.extend(_words(value))
         else:
             raise TypeError(f"{kernel.name}: argument {number} must be a {kind.__name__}, got {type(value).__name__}")
     return tuple(packed)
+
+
+@lru_cache(maxsize=4096)
+def _words(numbers: tuple[int, ...]) -> tuple[np.int32, ...]:
+    return tuple(map(np.int32, numbers))
 
 
 def _load(kernel: CudaKernel, device: Any) -> Any:
@@ -78,15 +88,53 @@ def _uploaded(table: tuple[Any, ...]) -> Any:
     return cupy.array([entry if isinstance(entry, int) else entry.data.ptr for entry in table], "int64")
 
 
+def _devices(kernel: CudaKernel, args: Packed) -> set[int]:
+    """The numbers of the devices that the arrays among packed arguments live on, those of tables too."""
+    found: set[int] = set()
+    for place in kernel.pointers:
+        value = args[place]
+        entries = [entry for entry in value if not isinstance(entry, int)] if isinstance(value, tuple) else [value]
+        found.update(array.data.device_id for array in entries)
+    return found
+
+
 def cupy_launcher(kernel: CudaKernel, blocks: int, args: Packed) -> None:
-    """Launch on CuPy's current device and stream."""
+    """Launch on the device that the arrays live on, on this thread's current stream of it.
+
+    Raises
+    ------
+    ValueError
+        If the arrays live on several devices.
+    RuntimeError
+        With CONVKERN_DEBUG=1, if the kernel fails; the message names it.
+    """
     import cupy
 
-    device = cupy.cuda.Device()
-    function = _functions.get((kernel.name, device.id)) or _load(kernel, device)
+    devices = _devices(kernel, args)
+    if len(devices) > 1:
+        raise ValueError(f"{kernel.name}: arrays must live on one device, got devices {sorted(devices)}")
+    current = cupy.cuda.get_device_id()
+    number = devices.pop() if devices else current
+    if number == current:
+        _launch(kernel, blocks, args, number)
+    else:
+        with cupy.cuda.Device(number):
+            _launch(kernel, blocks, args, number)
+
+
+def _launch(kernel: CudaKernel, blocks: int, args: Packed, number: int) -> None:
+    """Launch on the current device, which has this number."""
+    import cupy
+
+    function = _functions.get((kernel.name, number)) or _load(kernel, cupy.cuda.Device(number))
     if "table" in kernel.parameters:
         args = tuple(_uploaded(value) if isinstance(value, tuple) else value for value in args)
     function((blocks,), (kernel.threads,), args, shared_mem=kernel.shared)
+    if DEBUG:
+        try:
+            cupy.cuda.get_current_stream().synchronize()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise RuntimeError(f"the kernel {kernel.name} failed in {blocks} blocks: {error}") from error
 
 
 launcher: Callable[[CudaKernel, int, Packed], None] = cupy_launcher

@@ -1,0 +1,200 @@
+"""The kernels of :mod:`.primitives`: (body, kinds of arguments, threads, bytes of shared memory, targets) by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...kernels.cuda.half_gemm import aligned
+from ...kernels.cuda.language import (
+    close_copies,
+    close_products,
+    copy16_async,
+    copy_async,
+    cuda,
+    float32,
+    int32,
+    int64,
+    keep,
+    load_matrices,
+    load_turned,
+    multiply_half,
+    multiply_tf32,
+    narrow,
+    open_products,
+    round_tf32,
+    share_writes,
+    shared_address,
+    uint16,
+    uint32,
+    uint64,
+    wait_copies,
+    wait_products,
+    warpgroup_product,
+    widen,
+)
+from ...kernels.cuda.warpgroup_gemm import descriptor
+
+DEEP = 96 * 1024  # bytes of shared memory of the kernel that asks for much
+DEEP_FLOATS = DEEP // 4
+PRODUCT_COLUMNS = 64  # of the warpgroup's product
+_SUMS = PRODUCT_COLUMNS // 2
+_TILE = 64 * 64  # halves of an operand of it
+_ALIGNMENT = 1024
+
+
+def copy(x: Any, out: Any) -> None:
+    i = int32(cuda.threadIdx.x)
+    out[i] = x[i]
+
+
+def shared(x: Any, out: Any) -> None:
+    room = cuda.shared.array(0, float32)
+    i = int32(cuda.threadIdx.x)
+    room[int32(DEEP_FLOATS - 64 + i)] = x[i]
+    cuda.syncthreads()
+    out[i] = room[int32(DEEP_FLOATS - 1 - i)]
+
+
+def copy4(x: Any, out: Any) -> None:
+    room = cuda.shared.array(0, float32)
+    i = int32(cuda.threadIdx.x)
+    copy_async(room, i, x, int32(-1) if i % 2 else int32(31 - i))
+    close_copies()
+    wait_copies(0)
+    cuda.syncthreads()
+    out[i] = room[i]
+
+
+def copy16(x: Any, out: Any) -> None:
+    room = cuda.shared.array(0, uint16)
+    i = int32(cuda.threadIdx.x)
+    copy16_async(uint32(shared_address(room) + uint32(16 * i)), x, int32(8 * (31 - i)), i % 4 != 2)
+    close_copies()
+    wait_copies(0)
+    cuda.syncthreads()
+    for k in range(8):
+        out[int32(8 * i + k)] = room[int32(8 * i + k)]
+
+
+def _matrices(load: Callable) -> Callable:
+    def body(x: Any, out: Any) -> None:
+        room = cuda.shared.array(0, uint16)
+        i = int32(cuda.threadIdx.x)
+        for k in range(8):
+            room[int32(8 * i + k)] = x[int32(8 * i + k)]
+        cuda.syncthreads()
+        r0, r1, r2, r3 = load(uint32(shared_address(room) + uint32(16 * i)))
+        out[i], out[int32(i + 32)] = int64(r0), int64(r1)
+        out[int32(i + 64)], out[int32(i + 96)] = int64(r2), int64(r3)
+
+    return body
+
+
+def round_to_tf32(x: Any, out: Any) -> None:
+    i = int32(cuda.threadIdx.x)
+    out[i] = int64(round_tf32(x[i]))
+
+
+def product_tf32(a: Any, b: Any, c: Any, out: Any) -> None:
+    lane = int32(cuda.threadIdx.x)
+    g, t = int32(lane // 4), int32(lane % 4)
+    left = (
+        round_tf32(a[int32(g * 8 + t)]), round_tf32(a[int32((g + 8) * 8 + t)]),
+        round_tf32(a[int32(g * 8 + t + 4)]), round_tf32(a[int32((g + 8) * 8 + t + 4)]),
+    )  # fmt: skip
+    right = round_tf32(b[int32(t * 8 + g)]), round_tf32(b[int32((t + 4) * 8 + g)])
+    first, second = int32(g * 8 + 2 * t), int32((g + 8) * 8 + 2 * t)
+    sums = c[first], c[int32(first + 1)], c[second], c[int32(second + 1)]
+    out[first], out[int32(first + 1)], out[second], out[int32(second + 1)] = multiply_tf32(left, right, sums)
+
+
+def _product(kind: str) -> Callable:
+    """a (16, 16) and b (8, 16) along their terms; fragments of both by ldmatrix."""
+    multiply = multiply_half[kind]
+
+    def body(a: Any, b: Any, out: Any) -> None:
+        room = cuda.shared.array(0, uint16)
+        lane = int32(cuda.threadIdx.x)
+        for k in range(8):
+            room[int32(8 * lane + k)] = a[int32(8 * lane + k)]
+        for k in range(4):
+            room[int32(256 + 4 * lane + k)] = b[int32(4 * lane + k)]
+        cuda.syncthreads()
+        number, row = int32(lane // 8), int32(lane % 8)
+        base = shared_address(room)
+        in_a = int32((number % 2 * 8 + row) * 32 + number // 2 * 16)
+        in_b = int32(512 + row * 32 + number % 2 * 16)  # the last two matrices are not used
+        left = load_matrices(uint32(base + uint32(in_a)))
+        b0, b1, _, _ = load_matrices(uint32(base + uint32(in_b)))
+        zero = float32(0)
+        first = int32(lane // 4 * 8 + 2 * (lane % 4))
+        second = int32(first + 64)
+        out[first], out[int32(first + 1)], out[second], out[int32(second + 1)] = multiply(
+            left, (b0, b1), (zero, zero, zero, zero)
+        )
+
+    return body
+
+
+def _rounding(kind: str) -> Callable:
+    to, back = narrow[kind], widen[kind]
+
+    def body(x: Any, out: Any) -> None:
+        i = int32(cuda.threadIdx.x)
+        out[i] = back(to(x[i]))
+
+    return body
+
+
+def _warpgroup(kind: str) -> Callable:
+    """a (64, 64) and b (columns, 64) along their terms, in the swizzle that the descriptors name."""
+    multiply = warpgroup_product(kind, PRODUCT_COLUMNS)
+
+    def body(a: Any, b: Any, out: Any) -> None:
+        room = cuda.shared.array(0, uint16)
+        acc = cuda.local.array(_SUMS, float32)
+        me = int32(cuda.threadIdx.x)
+        base = aligned(room)
+        start = int32((base - shared_address(room)) // uint32(2))
+        for i in range(_TILE // 128):
+            e = int32(i * 128 + me)
+            row, chunk, rest = int32(e // 64), int32(e % 64 // 8), int32(e % 8)
+            at = int32(start + row * 64 + (chunk ^ (row % 8)) * 8 + rest)
+            room[at] = a[e]
+            room[int32(at + _TILE)] = b[e]
+        for i in range(_SUMS):
+            acc[i] = float32(0)
+        share_writes()
+        cuda.syncthreads()
+        from_a, from_b = descriptor(base), descriptor(uint32(base + uint32(2 * _TILE)))
+        keep(acc, _SUMS)
+        open_products()
+        for k in range(4):
+            multiply(acc, uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k)))
+        close_products()
+        wait_products(0)
+        keep(acc, _SUMS)
+        row, column = int32(me // 32 * 16 + me % 32 // 4), int32(me % 4 * 2)
+        for i in range(_SUMS):
+            r, c = int32(row + i // 2 % 2 * 8), int32(column + i // 4 * 8 + i % 2)
+            out[int32(r * PRODUCT_COLUMNS + c)] = acc[i]
+
+    return body
+
+
+_WARPGROUP = (("uint16", "uint16", "float32"), 128, 4 * _TILE + _ALIGNMENT, ("sm_90a",))
+
+BODIES: dict[str, tuple[Any, ...]] = {
+    "copy": (copy, ("float32", "float32"), 32, 0, ()),
+    "shared": (shared, ("float32", "float32"), 64, DEEP, ()),
+    "copy4": (copy4, ("float32", "float32"), 32, 128, ()),
+    "copy16": (copy16, ("uint16", "uint16"), 32, 512, ()),
+    "ldmatrix": (_matrices(load_matrices), ("uint16", "int64"), 32, 512, ()),
+    "ldmatrix-trans": (_matrices(load_turned), ("uint16", "int64"), 32, 512, ()),
+    "round-tf32": (round_to_tf32, ("float32", "int64"), 32, 0, ()),
+    "mma-tf32": (product_tf32, ("float32",) * 4, 32, 0, ()),
+    **{f"mma-{kind}": (_product(kind), ("uint16", "uint16", "float32"), 32, 768, ()) for kind in multiply_half},
+    **{f"round-{kind}": (_rounding(kind), ("float32", "float32"), 32, 0, ()) for kind in narrow},
+    **{f"wgmma-{kind}": (_warpgroup(kind), *_WARPGROUP) for kind in multiply_half},
+}

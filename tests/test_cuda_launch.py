@@ -1,0 +1,183 @@
+"""Launching without a GPU: what is asked of CuPy, and the way of arrays there and back with which a GPU is tested."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convkern.kernels.cuda import compiler, kernel, launch
+
+from . import fake_cupy
+from .device import Travels, travelling
+from .gpu import cuda_rows, needs_compiler
+from .test_cuda_rows import EDGES
+from .test_kernels import check_conv
+from .test_optim import check_update
+
+
+class Machine:
+    """CuPy's part in a launch, with two devices: it notes what is asked for."""
+
+    def __init__(self) -> None:
+        self.current, self.calls, self.loaded, self.waits, self.error = 0, [], [], 0, ""
+        machine = self
+
+        class Device:
+            compute_capability = "90"
+
+            def __init__(self, number: int) -> None:
+                self.id = number
+
+            def __enter__(self) -> None:
+                self.before, machine.current = machine.current, self.id
+
+            def __exit__(self, *error: Any) -> None:
+                machine.current = self.before
+
+        class Function:
+            max_dynamic_shared_size_bytes = 49152
+
+            def __call__(self, *args: Any, shared_mem: int) -> None:
+                assert shared_mem <= self.max_dynamic_shared_size_bytes
+                machine.calls.append((machine.current, *args, shared_mem))
+
+        class RawModule:
+            def __init__(self, path: str) -> None:
+                machine.loaded.append((machine.current, path))
+
+            def get_function(self, name: str) -> Function:
+                return Function()
+
+        def synchronize() -> None:
+            machine.waits += 1
+            if machine.error:
+                raise CudaError(machine.error)
+
+        class CudaError(RuntimeError):
+            pass
+
+        self.module = SimpleNamespace(
+            RawModule=RawModule,
+            array=lambda values, dtype: np.array(values, dtype),
+            cuda=SimpleNamespace(
+                Device=Device, get_device_id=lambda: machine.current, runtime=SimpleNamespace(CUDARuntimeError=CudaError),
+                get_current_stream=lambda: SimpleNamespace(synchronize=synchronize),
+            ),
+        )  # fmt: skip
+
+
+def array(number: int) -> Any:
+    """Stands for an array on a device."""
+    flags = SimpleNamespace(c_contiguous=True)
+    return SimpleNamespace(dtype="float32", flags=flags, data=SimpleNamespace(ptr=64 + number, device_id=number))
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    made = Machine()
+    monkeypatch.setitem(sys.modules, "cupy", made.module)
+    monkeypatch.setattr(launch, "_functions", {})
+    monkeypatch.setattr(kernel, "_names", set())
+    monkeypatch.setattr(kernel, "KERNELS", {})
+    monkeypatch.setattr(compiler, "cubin", lambda k, target: tmp_path / f"{k.name}-{target}.cubin")
+    monkeypatch.setattr(compiler, "entry_name", lambda path: "entry")
+    return made
+
+
+def a_kernel(kinds: tuple[Any, ...], shared: int = 0) -> kernel.CudaKernel:
+    return kernel.CudaKernel("made-up", lambda: None, kinds, 64, shared)
+
+
+def test_work_follows_the_arrays_device(machine):
+    k = a_kernel(("float32", "int"), 200 * 1024)
+    one, two = array(0), array(1)
+    for given in (one, two, two, one):
+        k(3, given, 7)
+    assert [call[0] for call in machine.calls] == [0, 1, 1, 0]
+    assert [number for number, _ in machine.loaded] == [0, 1]  # once for each device, while it is current
+    assert machine.loaded[0][1].endswith("made-up-sm_90a.cubin")
+    assert machine.calls[1][1:] == ((3,), (64,), (two, 7), 200 * 1024)
+    assert machine.current == 0
+    assert machine.waits == 0
+
+
+def test_arrays_on_two_devices_are_refused(machine):
+    with pytest.raises(ValueError, match=r"made-up: arrays must live on one device, got devices \[0, 1\]"):
+        a_kernel(("float32", "float32"))(1, array(0), array(1))
+
+
+def test_arrays_in_a_table_say_where_to_work(machine):
+    a_kernel(("table",))(1, (5, 0, array(1)))
+    ((number, _, _, (table,), _),) = machine.calls
+    assert number == 1
+    np.testing.assert_array_equal(table, [5, 0, 65])
+
+
+def test_debugging_raises_at_the_call_that_failed(machine, monkeypatch):
+    monkeypatch.setattr(launch, "DEBUG", True)
+    k = a_kernel(("float32",))
+    k(2, array(0))
+    assert machine.waits == 1
+    machine.error = "an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="the kernel made-up failed in 2 blocks: an illegal memory access"):
+        k(2, array(0))
+
+
+# --- compilers of a toolkit
+
+
+def test_a_toolkits_assembler_is_found_where_there_are_no_wheels(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler, "_WHEELS", ("numba-cuda",))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    program = tmp_path / "bin" / "ptxas"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    program.chmod(0o755)
+    for function in (compiler.tool, compiler.versions):
+        function.cache_clear()
+    try:
+        assert compiler.tool("ptxas") == program
+        assert compiler.versions()["ptxas"] == "13.0.88"
+    finally:
+        for function in (compiler.tool, compiler.versions):
+            function.cache_clear()
+
+
+# --- the way to a GPU and back
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["direct", "float16"])
+def test_arrays_travel_to_the_device_and_back(name, monkeypatch):
+    """A bias that is missing (an array is given twice), parts of a workspace, a table."""
+    from convkern.kernels.update import cuda_chunks
+
+    with fake_cupy.installed():
+        monkeypatch.setattr(launch, "launcher", travelling(launch.launcher))
+        for row in cuda_rows("conv"):
+            assert row.name != name or check_conv(row, EDGES[1], "float32")
+        check_update(cuda_chunks, "adam", "float32")
+
+
+@pytest.mark.parametrize(("at", "message"), [(-1, "before the start"), (4, "past the end")])
+def test_guards_catch_a_write_beside_an_array(at, message):
+    def stray(made: Any, blocks: int, args: Any) -> None:
+        whole = args[0].base.host.view("f4")
+        whole[512 // 4 + at] = 0
+
+    with fake_cupy.installed(), pytest.raises(AssertionError, match=f"made-up wrote {message} of an array"):
+        travelling(stray)(SimpleNamespace(name="made-up"), 1, (np.zeros(4, "f4"),))  # type: ignore[arg-type]
+
+
+def test_arrays_that_overlap_stay_so():
+    whole = np.arange(8, dtype="f4")
+    with fake_cupy.installed():
+        travels = Travels([whole, whole[2:4], np.zeros(0, "f4")])
+        travels.there(whole[2:4])[...] = sys.modules["cupy"].array(np.full(8, 0, "u1"))
+        travels.back("made-up")
+    np.testing.assert_array_equal(whole, [0, 1, 0, 0, 4, 5, 6, 7])

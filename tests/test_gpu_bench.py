@@ -1,0 +1,248 @@
+"""The stages of bench/gpu.sh as far as they go without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from convkern.bench.cases import CONVS, GRADIENTS
+from convkern.device import gpu
+
+from . import fake_cupy
+from .gpu import interpreted, needs_compiler
+
+ROOT = Path(__file__).parents[1]
+needs_timeout = pytest.mark.skipif(not shutil.which("timeout"), reason="bench/gpu.sh needs the program timeout")
+
+
+def primitives():
+    from convkern.bench.gpu import primitives
+
+    return primitives
+
+
+@needs_compiler
+@pytest.mark.parametrize(("needed", "target"), [(70, "sm_80"), (80, "sm_80"), (80, "sm_90a"), (90, "sm_90a")])
+def test_primitives_are_right_in_the_interpreter(needed, target):
+    module = primitives()
+    place = module.Place(np.copy, np.asarray)
+    with interpreted(target):
+        for check in module.CHECKS[needed].values():
+            check(place, np.random.default_rng(7))
+
+
+@needs_compiler
+def test_primitives_are_no_kernels_of_the_library():
+    from convkern.kernels.cuda.kernel import KERNELS
+
+    primitives().kernel("copy")
+    assert not [name for name in KERNELS if name.startswith("primitive")]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("needed", "name"), [(80, "ldmatrix"), (80, "mma.sync TF32"), (90, "wgmma float16")])
+def test_a_wrong_primitive_is_told_with_its_place(needed, name):
+    module = primitives()
+
+    def off_by_one(array: np.ndarray) -> np.ndarray:
+        array.reshape(-1)[-1] += 1
+        return array
+
+    with interpreted("sm_90a"), pytest.raises(AssertionError, match=r"1 of \d+ values are wrong, the first at \("):
+        module.CHECKS[needed][name](module.Place(np.copy, off_by_one), np.random.default_rng(7))
+
+
+@needs_timeout
+def test_the_script_says_in_a_sentence_that_there_is_no_gpu(tmp_path):
+    if not gpu()[1]:
+        pytest.skip("there is a GPU")
+    env = {**os.environ, "PYTHON": sys.executable}
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr == f"bench/gpu.sh: no GPU to measure on: {gpu()[1]}\n"
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert (facts["status"], facts["device"]) == ("failed", None)
+    assert facts["packages"]["numpy"] == np.__version__
+
+
+@needs_timeout
+def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path):
+    """A stand-in for Python: facts are well, build fails, tests never ends, rows is well."""
+    stages = 'case "$2" in *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; esac; echo "$2" >>"$3/ran"'
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{stages}\n")
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "STAGES": "build tests rows", "TOTAL": "9"}
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("build: failed, see ")
+    assert lines[1] == "    boom"
+    assert lines[2].startswith("tests: cut off after ")
+    assert lines[3] == "rows: left out, no time is left"
+    env["STAGES"] = "build rows"
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert (done.returncode, done.stdout.splitlines()[2]) == (1, "rows: done")
+    ran = (tmp_path / "results" / "ran").read_text().split()
+    assert ran == [f"convkern.bench.gpu.{stage}" for stage in ("facts", "facts", "rows")]
+
+
+def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
+    from convkern.bench.gpu import stage
+
+    def work(report: stage.Report) -> None:
+        report.found(first=1)
+        report.add("many", 2)
+        assert json.loads((tmp_path / "made-up.json").read_text())["status"] == "running"
+        report.attempt("a part", lambda: 1 // 0)
+        report.found(last=3)
+        raise RuntimeError("the end")
+
+    monkeypatch.setattr(sys, "argv", ["stage", str(tmp_path), "10"])
+    with pytest.raises(SystemExit) as ended:
+        stage.run("made-up", work)
+    assert ended.value.code == 1
+    data = json.loads((tmp_path / "made-up.json").read_text())
+    assert (data["status"], data["first"], data["many"], data["last"]) == ("failed", 1, [2], 3)
+    assert [text.split(":")[0] for text in data["failures"]] == ["a part", "made-up"]
+
+
+@pytest.fixture
+def borrowed(monkeypatch):
+    """The stand-in for CuPy over PyTorch's memory on the CPU."""
+    pytest.importorskip("torch")
+    from convkern.bench.gpu import contenders
+
+    monkeypatch.setattr(contenders, "DEVICE", "cpu")
+    for method in ("__dlpack__", "__dlpack_device__"):
+        passed_on = lambda self, method=method, **options: getattr(self.host, method)(**options)  # noqa: E731
+        monkeypatch.setattr(fake_cupy.ndarray, method, passed_on, raising=False)
+    with fake_cupy.installed() as cupy:
+        cupy.from_dlpack = lambda tensor: fake_cupy.ndarray(tensor.numpy())
+        yield cupy
+
+
+@needs_compiler
+def test_operations_that_move_bytes_are_pytorchs(borrowed, monkeypatch):
+    from convkern.bench.gpu import memory
+
+    monkeypatch.setattr(memory, "SHAPE", (3, 5, 6, 8))
+    monkeypatch.setattr(memory, "interleave", lambda calls: dict.fromkeys(calls, 2.0))
+    names = []
+    for job in memory.jobs():
+        assert memory.measure(job, job.nbytes / 4)["copy_shares"] == {"ours": 2.0, "torch": 2.0}
+        with pytest.raises(ValueError, match="the result is off by"):
+            memory.measure(job._replace(theirs=lambda job=job: 1.1 * job.theirs()), None)
+        names.append(job.name)
+    assert len(names) == len(set(names)) == 13
+
+
+@needs_compiler
+def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch, tmp_path):
+    from convkern.bench.gpu import contenders, rows, stage
+
+    honest = contenders.theirs
+    monkeypatch.setattr(
+        contenders, "theirs", lambda array, dtype: (1.2 if dtype == "float32" else 1) * honest(array, dtype)
+    )
+    monkeypatch.setattr(rows, "interleave", lambda timed: dict.fromkeys(timed, 1.0))
+    (case,) = (case for case in CONVS if case.name == "groups-2")
+    report = stage.Report("rows", tmp_path / "rows.json", 60)
+    rows.measure(case, ("float32", "float16"), 0, {}, report)
+    assert [text.split(" is off")[0] for text in report.data["failures"]] == [
+        f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
+    ]
+    for entry in report.data["entries"]:
+        assert set(entry["ratios"]) == {"float16 float16 nchw", "float16 float16 channels_last"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["pointwise", "groups-2"])
+def test_contenders_agree_with_pytorch(name, borrowed):
+    """Every row in every precision and layout over the tensors that PyTorch gets, in the interpreter."""
+    from convkern.bench.gpu import contenders
+
+    (case,) = (case for case in CONVS if case.name == name)
+    arrays, seen = contenders.Arrays(case, 2), set()
+    one = arrays.get("float32", "nchw")[0]
+    for direction in GRADIENTS:
+        want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+        for precision, bound in contenders.AGREEMENT.items():
+            for contender in contenders.our_contenders(case, direction, precision, arrays):
+                got = contender.result()
+                assert contenders.disagreement(got, want) < bound
+                assert contenders.disagreement(1.2 * got, want) > bound
+                assert len(contender.calls) == 2
+                seen.add((contender.name, precision, contender.layout, direction))
+    names = {(row, precision) for row, precision, _, _ in seen}
+    wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
+    extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
+    assert names == wanted | (extra if name == "pointwise" else set())
+    assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
+
+
+def test_times_are_judged_beside_the_same_layout_and_the_better_one():
+    from convkern.bench.gpu import rows
+
+    (case,) = (case for case in CONVS if case.name == "plain")
+    seconds = {
+        "torch float16 nchw": 4e-3, "torch float16 channels_last": 1e-3, "float16 float16 nchw": 2e-3,
+        "pointwise float16 float16 nchw": 1e-3,
+    }  # fmt: skip
+    ceilings = {"matrix_peak": {"float16": 2.0 * case.flops}, "bandwidth": {"copy": 1e9}}
+    entry = rows.judge({"case": "plain", "direction": "forward", "seconds": seconds, "apart": {}}, case, ceilings)
+    assert entry["ratios"]["float16 float16 nchw"] == {"torch": 2.0, "better": 0.5}
+    assert entry["shares"]["float16 float16 nchw"]["matrix"] == pytest.approx(250)
+    assert rows.means([entry]) == {"forward float16": 1.0}
+    bare = rows.judge({"case": "plain", "direction": "forward", "seconds": seconds, "apart": {}}, case, {})
+    assert bare["shares"]["torch float16 nchw"] == {"matrix": None, "copy": None}
+
+
+@pytest.mark.parametrize("name", ["lenet5", "vgg16_cifar", "resnet18_cifar"])
+def test_pytorchs_network_starts_from_our_weights(name, monkeypatch):
+    torch = pytest.importorskip("torch")
+    import convkern as ck
+    from convkern.bench.gpu import steps
+
+    monkeypatch.setattr(steps, "DEVICE", "cpu")
+    (network,) = (network for network in steps.NETWORKS if network.name == name)
+    theirs, state = steps.twin(network).state_dict(), ck.models.build(name).state_dict()
+    for key, value in state.items():
+        np.testing.assert_array_equal(torch.as_tensor(theirs[key]).numpy(), value, err_msg=key)
+
+
+def test_steps_that_differ_are_told():
+    from convkern.bench.gpu import steps
+
+    assert steps.agreeing({"ours float32": [2.3, 2.2], "torch float16 nchw": [2.31, 2.19]}) == ""
+    wrong = steps.agreeing({"ours float32": [2.3, 2.2], "torch float32 nchw": [2.3, 2.25]})
+    assert wrong == "torch float32 nchw has losses [2.3, 2.25], ours float32 [2.3, 2.2]"
+    entry = steps.judge({"seconds": {"ours float32": 2.0, "torch float32 nchw": 1.0, "torch float16 nchw": 1.0}})
+    assert entry["ratios"] == {"torch float32 nchw": 0.5}
+
+
+def test_the_sanitizers_count_is_read(monkeypatch):
+    from convkern.bench.gpu import sanitizer
+
+    def printing(text: str, code: int = 0) -> None:
+        done = SimpleNamespace(stdout=text, returncode=code)
+        monkeypatch.setattr(sanitizer.subprocess, "run", lambda *args, **options: done)
+
+    printing("3 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n")
+    assert sanitizer.check("tool", "memcheck", "", 1)[0] == 0
+    printing("3 passed in 2 s\n========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n")
+    assert sanitizer.check("tool", "racecheck", "", 1)[0] == 2
+    printing("59 skipped in 2 s\n========= ERROR SUMMARY: 0 errors\n")
+    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1
+    printing("1 failed, 2 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n", 1)
+    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1

@@ -1,0 +1,217 @@
+"""Every CUDA row of every table on a GPU against its definition, through the launcher that everybody uses."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convkern.kernels.adaptive import reference as adaptive_reference
+from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.cuda import launch
+from convkern.kernels.entropy.spec import EntropySpec
+from convkern.kernels.spec import ChannelSpec, NormSpec, PointwiseSpec
+from convkern.plan import HALVES
+
+from .bounds import integers
+from .cuda_checks import check_entropy, check_sum
+from .device import missing, on_device
+from .gpu import TABLES, cuda_rows
+from .simulate import simulate_elementwise
+from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, on_halves, wide
+from .test_cuda_layers import NORMS
+from .test_cuda_rows import EDGES, ONE, POOLS, conv
+from .test_kernels import check_conv, check_pointwise, check_pool, row_id
+from .test_norm import check_norm
+from .test_optim import UPDATES, check_update
+from .test_pool3d import ADAPTIVE
+from .test_pool3d import check as check_adaptive
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no GPU to run kernels on: {missing()}")
+
+ROOT = Path(__file__).parents[1]
+LONG = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)  # sums are cut into parts
+PRODUCTS = [(0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3), (2, 72, 80, 130)]
+ROWS = [pytest.param(name, row, id=f"{name}-{row_id(row)}") for name in TABLES for row in cuda_rows(name)]
+
+
+def check_conv_row(row) -> bool:
+    specs = [*EDGES, LONG, LONG._replace(n=0)]
+    if row.name.startswith("warpgroup"):
+        specs = [wide(row.direction, spec) for spec in WARPGROUP_EDGES]
+    elif row.accuracy in HALVES:
+        specs += HALF_EDGES
+    for spec in specs:
+        if row.direction == "forward":
+            spec = spec._replace(activation=spec.k % 2)
+        assert check_conv(row, spec, "float32")
+        assert check_conv(row, spec, "float32", make=integers, exact=True)
+        assert row.accuracy not in HALVES or spec.n == 0 or on_halves(row, spec)
+    return True
+
+
+def check_pointwise_row(row) -> bool:
+    ran = []
+    for n, c, k, pixels in PRODUCTS:
+        spec = PointwiseSpec(n, c, k, pixels, int(row.direction == "forward" and k % 2))
+        ran.append(check_pointwise(row, spec, "float32"))
+        assert check_pointwise(row, spec, "float32", make=integers, exact=True) == ran[-1]
+    return all(ran) or (row.name.startswith("warpgroup") and any(ran))  # these refuse few channels
+
+
+def check_pool_row(row) -> bool:
+    specs = [case.spec() for case in POOLS]
+    return all(check_pool(row, s, "float32") for s in specs if s.dilation == (1, 1) or row.direction.startswith("max"))
+
+
+def check_elementwise_row(row) -> bool:
+    simulate_elementwise(row)
+    return True
+
+
+def check_norm_row(row) -> bool:
+    specs = [NormSpec(*shape, a, r) for shape in NORMS for a, r in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    return all(check_norm(row, spec, "float32", make=integers) for spec in specs)
+
+
+def check_adaptive_row(row) -> bool:
+    return all(
+        check_adaptive(
+            "adaptive", adaptive_reference, row, spec, "float32",
+            math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True)),
+        )
+        for spec in ADAPTIVE.values()
+    )  # fmt: skip
+
+
+def check_entropy_row(row) -> bool:
+    shapes = [(0, 3, 1), (1, 1, 1), (3, 10, 1), (130, 7, 1), (2, 5, 131), (1, 300, 2)]
+    return all(check_entropy(row, EntropySpec(*shape, -100)) for shape in shapes)
+
+
+def check_reduce_row(row) -> bool:
+    return all(check_sum(row, ChannelSpec(*shape)) for shape in ((0, 2, 3), (1, 1, 1), (1, 7, 300), (6, 3, 700)))
+
+
+CHECKS = {
+    "conv": check_conv_row,
+    "pointwise": check_pointwise_row,
+    "pool": check_pool_row,
+    "elementwise": check_elementwise_row,
+    "norm": check_norm_row,
+    "adaptive": check_adaptive_row,
+    "entropy": check_entropy_row,
+    "reduce": check_reduce_row,
+}
+
+
+@pytest.mark.parametrize(("operation", "row"), ROWS)
+def test_row(operation, row):
+    if row.name.startswith("warpgroup") and launch.device_capability() != 90:
+        pytest.skip("wgmma needs compute capability 9.0")
+    with on_device():
+        assert CHECKS[operation](row)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_optimizers(name):
+    from convkern.kernels.update import cuda_chunks
+
+    with on_device():
+        check_update(cuda_chunks, name, "float32")
+
+
+def test_a_stream_of_the_callers_own():
+    """The launch follows what the stream did before, and what it does next follows the launch."""
+    import cupy
+
+    import convkern as ck
+
+    spec = conv(8, 16, (64, 64), 32, (3, 3), padding=ONE)
+    x, w = (integers(np.random.default_rng(1), shape, "f4") for shape in (spec.x_shape, spec.w_shape))
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        there = cupy.asarray(x), cupy.asarray(w)
+        for _ in range(20):  # the stream is busy when the kernel is launched
+            there[0][...] = there[0] * 2 / 2
+        got = ck.conv2d(*there, padding=1) + 0
+        host = got.get(stream=stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(host, conv_reference.forward(x.astype("f8"), w.astype("f8"), None, spec))
+
+
+def test_two_threads_with_a_stream_each():
+    import cupy
+
+    import convkern as ck
+
+    spec = conv(4, 16, (32, 32), 32, (3, 3), padding=ONE)
+
+    def work(seed: int) -> None:
+        x, w = (integers(np.random.default_rng(seed), shape, "f4") for shape in (spec.x_shape, spec.w_shape))
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            there = cupy.asarray(x), cupy.asarray(w)
+            got = [ck.conv2d(*there, padding=1) for _ in range(20)]
+            stream.synchronize()
+        want = conv_reference.forward(x.astype("f8"), w.astype("f8"), None, spec)
+        for y in got:
+            np.testing.assert_array_equal(y.get(), want)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (1, 2)))
+
+
+BAD_ADDRESS = """
+import cupy
+from convkern.kernels.elementwise import cuda_chunks
+from convkern.kernels.spec import ElementwiseSpec
+
+nowhere = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(1 << 20, 4096, None, 0), 0)
+x, y = cupy.ndarray((1024,), "float32", nowhere), cupy.empty(1024, "float32")
+cuda_chunks.relu(x, ElementwiseSpec(1024), None, y)
+raise SystemExit("the call came back")
+"""
+
+
+def test_debugging_names_the_kernel_that_failed():
+    """In a process of its own: a failed kernel takes its context along."""
+    env = {**os.environ, "CONVKERN_DEBUG": "1"}
+    done = subprocess.run([sys.executable, "-c", BAD_ADDRESS], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert "RuntimeError: the kernel relu failed in 4 blocks: " in done.stderr, done.stderr
+
+
+def test_a_training_step_is_pytorchs():
+    """Losses of three steps of LeNet, and all of its parameters after them, beside PyTorch on the CPU."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    import convkern as ck
+    from convkern.bench.rivals import networks
+
+    rng = np.random.default_rng(2)
+    x, labels = rng.standard_normal((16, 1, 28, 28), "f4"), rng.integers(0, 10, 16)
+    mine, twin = ck.models.build("lenet5"), networks.lenet5()
+    twin.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in mine.state_dict().items()})
+    mine.to("cuda")
+    runs = [
+        (mine, ck.optim.SGD, ck.nn.functional.cross_entropy, cupy.asarray),
+        (twin, torch.optim.SGD, torch.nn.functional.cross_entropy, torch.from_numpy),
+    ]
+    losses = []
+    for model, sgd, cross_entropy, convert in runs:
+        optimizer = sgd(model.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(convert(x)), convert(labels))
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.item()))
+    np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-4)
+    state = mine.state_dict()
+    for key, value in twin.state_dict().items():
+        np.testing.assert_allclose(state[key], value.numpy(), rtol=1e-3, atol=1e-4, err_msg=key)
