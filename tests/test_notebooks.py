@@ -16,6 +16,8 @@ from PIL import Image
 
 from convkern.kernels.cuda import compiler
 
+from . import golden
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 OVERVIEW = (1600, 700)
@@ -23,8 +25,9 @@ OVERVIEW = (1600, 700)
 # An absolute path of some machine: /folder/more or C:\folder, but not https://host/page or a/b/c.
 MACHINE_PATH = re.compile(r"(?<![\w.:/)\]}~])/[A-Za-z][\w.-]*/[\w.-]+|\b[A-Za-z]:\\\\?\w+|~/\w+")
 # The ends of the names of cells whose printed figures are not the same every time: those that train (CONVKERN_SHORT
-# shortens that, and figures depend on the order in which BLAS sums) and those that measure time.
-VARIES = ("-train", "-time")
+# shortens that, and figures depend on the order in which BLAS sums), those that measure time, and those that tell what
+# the project's CUDA kernels become, which tests/golden.json holds.
+VARIES = ("-train", "-time", "-compiled")
 
 # Those that compile CUDA kernels: they need the extra cuda-test, and print what exactly its versions make of the kernels.
 COMPILED = ("03_from_naive_to_tensor_cores",)
@@ -52,8 +55,12 @@ def printed(cell):
 
 
 def require_compiler(name):
-    if name in COMPILED and compiler.missing():
+    if name not in COMPILED:
+        return
+    if compiler.missing():
         pytest.skip(f"the notebook compiles CUDA kernels: {compiler.missing()}")
+    if compiler.versions() != golden.read()["compilers"]:
+        pytest.skip(f"the notebook was executed with {golden.read()['compilers']}, here are {compiler.versions()}")
 
 
 def check_outputs(notebook):
