@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
+from convkern.kernels.cuda import compiler
+
+from . import golden
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 OVERVIEW = (1600, 700)
@@ -20,8 +25,12 @@ OVERVIEW = (1600, 700)
 # An absolute path of some machine: /folder/more or C:\folder, but not https://host/page or a/b/c.
 MACHINE_PATH = re.compile(r"(?<![\w.:/)\]}~])/[A-Za-z][\w.-]*/[\w.-]+|\b[A-Za-z]:\\\\?\w+|~/\w+")
 # The ends of the names of cells whose printed figures are not the same every time: those that train (CONVKERN_SHORT
-# shortens that, and figures depend on the order in which BLAS sums) and those that measure time.
-VARIES = ("-train", "-time")
+# shortens that, and figures depend on the order in which BLAS sums), those that measure time, and those that tell what
+# the project's CUDA kernels become, which tests/golden.json holds.
+VARIES = ("-train", "-time", "-compiled")
+
+# Those that compile CUDA kernels: they need the extra cuda-test, and print what exactly its versions make of the kernels.
+COMPILED = ("03_from_naive_to_tensor_cores",)
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -45,6 +54,15 @@ def printed(cell):
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
+def require_compiler(name):
+    if name not in COMPILED:
+        return
+    if compiler.missing():
+        pytest.skip(f"the notebook compiles CUDA kernels: {compiler.missing()}")
+    if compiler.versions() != golden.read()["compilers"]:
+        pytest.skip(f"the notebook was executed with {golden.read()['compilers']}, here are {compiler.versions()}")
+
+
 def check_outputs(notebook):
     """No cell failed or warned."""
     for cell in code_cells(notebook):
@@ -65,6 +83,8 @@ def execute(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # nobody's own settings
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this Python
+    # This checkout, tests included: 03 runs kernels in their interpreter.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH")))))
     monkeypatch.setenv("CONVKERN_SHORT", "1")  # notebooks read it in their first cell and train for a shorter time
 
     def run(notebook):
@@ -84,7 +104,8 @@ def execute(tmp_path, monkeypatch):
 
 def test_there_are_notebooks():
     assert {path.stem for path in NOTEBOOKS} >= {
-        "01_filters", "02_why_rot180", "04_regression_to_mlp", "05_learning_kernels", "06_bottleneck", "07_optimizers",
+        "01_filters", "02_why_rot180", "03_from_naive_to_tensor_cores", "04_regression_to_mlp", "05_learning_kernels",
+        "06_bottleneck", "07_optimizers",
     }  # fmt: skip
 
 
@@ -149,6 +170,7 @@ def test_committed_overview():
 @pytest.mark.full
 @each_notebook
 def test_notebook_executes(path, execute):
+    require_compiler(path.stem)
     committed = read(path)
     executed = execute(committed)
     check_outputs(executed)
@@ -167,6 +189,15 @@ def mirrored(function, axes):
     )
 
 
+ROWS_EXCHANGED = """
+from convkern.kernels.cuda import language
+product = language.multiply_tf32
+@language.inlined
+def mistaken(a, b, c):
+    return product((a[1], a[0], a[3], a[2]), b, c)
+language.multiply_tf32 = mistaken
+"""
+
 # Each is a mistake in convkern that the notebook's own asserts must notice.
 MISTAKES = {
     "w-turned": ("01_filters", mirrored("conv2d", "::-1, ::-1")),
@@ -179,6 +210,7 @@ MISTAKES = {
     ),
     "learned-turned": ("05_learning_kernels", mirrored("conv2d_weight_grad", "::-1, ::-1")),
     "pixels-mixed-up": ("06_bottleneck", mirrored("pointwise_weight_grad", "::-1, ::-1")),
+    "tensor-rows-exchanged": ("03_from_naive_to_tensor_cores", ROWS_EXCHANGED),
     "another-beta": ("07_optimizers", "convkern.optim.Adam.__init__.__defaults__ = (1e-3, (0.9, 0.99), 1e-8, 0.0)"),
 }
 
@@ -186,6 +218,7 @@ MISTAKES = {
 @pytest.mark.full
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES.values(), ids=MISTAKES)
 def test_notebook_notices_a_mistake(name, mistake, execute):
+    require_compiler(name)
     notebook = read(FOLDER / f"{name}.ipynb")
     notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import convkern\n{mistake}", id="mistake"))
     with pytest.raises(CellExecutionError) as error:
