@@ -21,6 +21,11 @@ class Problem(NamedTuple):
     layout: str = "nchw"  # of all arrays of images; "channels_last": the same shapes with other strides
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element, as the CPU rows take them."""
+        return 8 if self.dtype == "float64" else 4
+
+    @property
     def operations(self) -> int | None:
         """Arithmetic of the definition, a multiply-add counted as two; None where there is none worth counting."""
         count = None if self.direction == "bias_grad" else getattr(self.spec, "multiply_adds", None)

@@ -31,7 +31,7 @@ from . import (
 def _partial_sums(problem: Problem) -> int:
     spec = problem.spec
     parts = cpu_direct.weight_grad_parts(spec)
-    size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * (8 if problem.dtype == "float64" else 4)
+    size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * problem.itemsize
     return 0 if parts == 1 else parts * size
 
 

@@ -222,7 +222,7 @@ def refuses(row: str, problem: Problem) -> str:
     """Why a row cannot take a problem, or that another one is expected to be faster; "" if neither."""
     if reason := _cannot(row, problem):
         return reason
-    case = (problem.direction, problem.spec, 8 if problem.dtype == "float64" else 4)
+    case = (problem.direction, problem.spec, problem.itemsize)
     ours = cycles(row, *case)
     for other in ROWS:
         if other != row and not _cannot(other, problem) and (theirs := cycles(other, *case)) < ours:

@@ -334,7 +334,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 def workspace_bytes(problem: Problem) -> int:
     """The packed weights and biases, and a strip for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = (_forward_work if problem.direction == "forward" else _gradient_work)(problem.spec, itemsize)
     elements = work.packed + num_threads() * work.scratch
     return -(-elements * itemsize // 8) * 8

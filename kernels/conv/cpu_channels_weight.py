@@ -266,6 +266,6 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 
 def workspace_bytes(problem: Problem) -> int:
     """Partial results, and the strips and sums of each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = _work(problem.spec, itemsize)
     return -(-(work.partial + num_threads() * work.scratch) * itemsize // 8) * 8

@@ -224,7 +224,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 
 def _problem_work(problem: Problem) -> tuple[Work, int]:
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     make = _forward_work if problem.direction == "forward" else _gradient_work
     return make(problem.spec, itemsize), itemsize
 
@@ -237,7 +237,7 @@ def refusal(problem: Problem, make: Callable[[ConvSpec, int], Work]) -> str:
         return "takes one input channel a group"
     if problem.spec.c == 1:
         return "leaves a single channel to the general rows"
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = make(problem.spec, itemsize)
     if 0 < work.layout.planes < FILLED * work.lanes:
         return "takes planes enough for the lanes of a vector"

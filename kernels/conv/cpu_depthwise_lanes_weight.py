@@ -174,7 +174,7 @@ def refuses(problem: Problem) -> str:
 
 def workspace_bytes(problem: Problem) -> int:
     """The sums of all parts, and a strip with its gradients for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = _work(problem.spec, itemsize)
     _, _, sums, own = _room(work, _parts(work, problem.spec))
     return -(-(sums + num_threads() * own) * itemsize // 8) * 8

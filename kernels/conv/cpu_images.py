@@ -314,7 +314,7 @@ def few_images(spec: ConvSpec, itemsize: int) -> str:
 
 def refuses(problem: Problem) -> str:
     """Takes batches that fill vectors, of images of which some rows fit into the second-level cache."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     if reason := cpu_only(problem) or few_images(problem.spec, itemsize):
         return reason
     work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
@@ -325,6 +325,6 @@ def refuses(problem: Problem) -> str:
 
 def workspace_bytes(problem: Problem) -> int:
     """The pixels and results of each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
     return num_threads() * work.scratch * itemsize

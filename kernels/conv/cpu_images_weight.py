@@ -228,7 +228,7 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 
 def refuses(problem: Problem) -> str:
     """Takes batches that fill vectors, and few enough channels that the sums stay in the second-level cache."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     if reason := cpu_only(problem) or few_images(problem.spec, itemsize):
         return reason
     work = weight_work(problem.spec, itemsize)
@@ -239,6 +239,6 @@ def refuses(problem: Problem) -> str:
 
 def workspace_bytes(problem: Problem) -> int:
     """Partial results, and the pixels, gradients and sums of each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = weight_work(problem.spec, itemsize)
     return -(-(work.partial + num_threads() * work.scratch) * itemsize // 8) * 8

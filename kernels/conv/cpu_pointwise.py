@@ -31,7 +31,7 @@ def _weight_layout(spec: ConvSpec, itemsize: int) -> cpu_weight._Layout:
 
 def workspace_bytes(problem: Problem) -> int:
     """As the pointwise kernel."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     if problem.direction == "weight_grad":
         return cpu_weight.room_bytes(_weight_layout(problem.spec, itemsize), itemsize)
     return cpu_panels.room_bytes(_layout(problem.direction, problem.spec, itemsize), itemsize)

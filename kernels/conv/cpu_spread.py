@@ -174,7 +174,7 @@ def refuses(problem: Problem) -> str:
     """Takes images whose sums stay in the second-level cache."""
     if reason := cpu_only(problem):
         return reason
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     if gradient_work(problem.spec, itemsize).scratch * itemsize > SCRATCH_BYTES:
         return "takes images whose sums for some channels fit into the second-level cache"
     return ""
@@ -182,6 +182,6 @@ def refuses(problem: Problem) -> str:
 
 def workspace_bytes(problem: Problem) -> int:
     """The packed weights, and sums and a tile for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = gradient_work(problem.spec, itemsize)
     return -(-(work.packed + work.biases + num_threads() * work.scratch) * itemsize // 8) * 8

@@ -297,7 +297,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 def workspace_bytes(problem: Problem) -> int:
     """The gathered weights, and a strip with its results for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = (forward_work if problem.direction == "forward" else gradient_work)(problem.spec, itemsize)
     elements = work.gathered + num_threads() * work.scratch
     return -(-elements * itemsize // 8) * 8

@@ -312,7 +312,7 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
 
 def workspace_bytes(problem: Problem) -> int:
     """The transformed kernels or patches, then patches or kernels and products for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = _work(problem.spec, problem.direction == "input_grad", itemsize)
     return -(-(work.shared + num_threads() * work.scratch) * itemsize // 8) * 8
 

@@ -243,7 +243,7 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
 
 def workspace_bytes(problem: Problem) -> int:
     """Transformed patches and gradients, products, and copied rows for each thread."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     work = _work(problem.spec, itemsize)
     return -(-(sum(work.sizes) + num_threads() * work.scratch) * itemsize // 8) * 8
 

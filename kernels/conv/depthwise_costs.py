@@ -20,7 +20,7 @@ PIXEL, JOB, CALL = 8, 1000, 30000  # turning a vector of pixels; beginning with 
 def row_cycles(problem: Problem, vectors: int) -> float:
     """Row by row, in tiles of so many vectors."""
     spec = problem.spec
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     lanes, taps = simd.VECTOR_BITS // (8 * itemsize), spec.kernel[0] * spec.kernel[1]
     width = spec.size[1] if problem.direction == "input_grad" else spec.out[1]
     blocks = -(-width // (vectors * lanes))
@@ -38,7 +38,7 @@ def row_cycles(problem: Problem, vectors: int) -> float:
 def lane_cycles(problem: Problem) -> float:
     """With channels as lanes."""
     spec = problem.spec
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     lanes, filters = simd.VECTOR_BITS // (8 * itemsize), spec.k // spec.c
     source, result = spec.size[0] * spec.size[1], spec.out[0] * spec.out[1]
     product = LANE_TAP_PRODUCT if problem.direction == "weight_grad" else LANE_PRODUCT

@@ -10,7 +10,7 @@ from . import cpu_blocked, cpu_panels, cpu_weight
 
 
 def _weight_bytes(problem: Problem) -> int:
-    return problem.spec.k * problem.spec.c * (8 if problem.dtype == "float64" else 4)
+    return problem.spec.k * problem.spec.c * problem.itemsize
 
 
 def _partial_sums(problem: Problem) -> int:

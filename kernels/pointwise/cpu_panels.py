@@ -250,6 +250,6 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: PointwiseSpec, workspace: np
 
 def workspace_bytes(problem: Problem) -> int:
     """As :func:`room_bytes`."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     plan = (_forward_layout if problem.direction == "forward" else _gradient_layout)(problem.spec, itemsize)
     return room_bytes(plan, itemsize)

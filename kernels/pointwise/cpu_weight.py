@@ -282,5 +282,5 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: PointwiseSpec, workspace: n
 
 def workspace_bytes(problem: Problem) -> int:
     """As :func:`room_bytes`."""
-    itemsize = 8 if problem.dtype == "float64" else 4
+    itemsize = problem.itemsize
     return room_bytes(_flat_layout(problem.spec, itemsize), itemsize)
