@@ -99,9 +99,14 @@ def test_the_reference_is_the_definition(spec):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-10 * max(1, np.abs(want).max()))
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-@pytest.mark.usefixtures("few_channels")
-def test_rows_on_generated_shapes(row):
+def test_rows_on_generated_shapes(row, large, few_channels, monkeypatch):
+    """As they work on few channels with many blocks, and on many channels with few blocks."""
+    monkeypatch.setattr(cpu_winograd, "FILTER_BYTES", 1 if large else 1 << 40)
+    monkeypatch.setattr(cpu_winograd, "WIDE_BYTES", 1)
+    monkeypatch.setattr(cpu_winograd_weight, "TURN", 1 << 40 if large else 0)
+
     @given(spec=specs(), dtype=st.sampled_from(DTYPES), activation=st.integers(0, 1))
     @settings(max_examples=25)
     def check(spec, dtype, activation):

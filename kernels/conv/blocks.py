@@ -62,8 +62,9 @@ def whole(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def make_blocks(n: int, plane: Pair, step: int, itemsize: int, most: int) -> Blocks:
-    """Cut (N, …, plane) into blocks of step x step; about ``most`` blocks at a time, in groups of lines that are alike."""
+def make_blocks(n: int, plane: Pair, step: int, itemsize: int, most: int, groups: int = 1) -> Blocks:
+    """Cut (N, …, plane) into blocks of step x step; about ``most`` blocks at a time, in groups of lines that are alike and
+    as many as a multiple of ``groups``."""
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     down, across = -(-plane[0] // step), -(-plane[1] // step)
     lines = n * down
@@ -71,7 +72,7 @@ def make_blocks(n: int, plane: Pair, step: int, itemsize: int, most: int) -> Blo
     parts = min(possible, key=lambda parts: (whole(across, lanes // parts), parts))
     share = lanes // parts
     rows = max(1, min(lines, most // across))
-    rows = -(-lines // -(-lines // rows))
+    rows = -(-lines // min(lines, whole(-(-lines // rows), groups)))
     in_row = -(-across // share)
     segments = whole(rows * in_row, parts)
     used, room = whole(rows * across, lanes), whole((rows - 1) * across + in_row * share, lanes)

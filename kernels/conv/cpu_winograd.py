@@ -39,17 +39,22 @@ from ..patches import (
     transform_output,
 )  # fmt: skip
 from ..rows import SLACK, finish_row
-from ..simd import lanes_of, store_tile, zero_tile
+from ..simd import lanes_of, load_tile, store_tile, zero_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
+from ..tiles import load_transposed
 from ..variant import Problem, cpu_only
 from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
 
 POINTS = SIZE * SIZE
 ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
 OUTER = 64  # channels produced at a time: their products stay in the second-level cache
-OUTER_WIDE = 2 * ROWS
+OUTER_WIDE = (4 * ROWS, 2 * ROWS)  # the same where kernels are transformed by the job, many or few
+WIDE_BYTES = 320 * 1024  # of products, and of transformed kernels at a time, of such a job: both stay in that cache
+LINE_BYTES = 64  # of a cache line
+FILTERS = 8  # produced channels whose kernels a job transforms
 BLOCKS = 112  # in a job, about
+JOBS = 4  # of which they are a multiple, so that few of them share out well
 BLOCKS_WIDE = 256
 FILTER_BYTES = 16 * 1024 * 1024  # more transformed kernels than this are made in pieces
 MIN_CHANNELS = 12  # fewer do not pay for the transforms of patches and blocks
@@ -64,6 +69,7 @@ class _Layout(NamedTuple):
 
     inner: int  # channels summed over
     inner_job: int  # of them in a job that transforms patches only
+    part: int  # of them whose kernels a wide job transforms at a time
     outer: int  # channels produced
     height: int  # of the result
     width: int
@@ -77,6 +83,7 @@ class _Layout(NamedTuple):
     room: int  # elements from channel to channel of the patches
     filter_pitch: int
     filters: int  # transformed at a time, in whole tiles
+    filter_point: int  # elements from one point of them to the next: cache lines in an odd number reach every set
     activation: int
     head: int  # elements for copied rows; then the job's patches or kernels, then products
     products: int  # first element of the products
@@ -98,7 +105,7 @@ class _Work(NamedTuple):
 
     @property
     def filters(self) -> int:
-        return POINTS * self.layout.filters * self.layout.filter_pitch + SLACK
+        return POINTS * self.layout.filter_point + SLACK
 
     @property
     def patches(self) -> int:
@@ -107,34 +114,45 @@ class _Work(NamedTuple):
     @property
     def scratch(self) -> int:
         """Elements for each thread."""
-        outer = OUTER_WIDE if self.wide else min(OUTER, self.layout.filters)
-        return self.layout.products + POINTS * (outer * self.layout.used + SLACK)
+        return self.layout.products + POINTS * (min(OUTER, self.layout.filters) * self.layout.used + SLACK)
+
+
+def odd_lines(elements: int, itemsize: int) -> int:
+    """At least so many elements that fill an odd number of cache lines."""
+    return (-(-elements * itemsize // LINE_BYTES) | 1) * LINE_BYTES // itemsize
 
 
 @lru_cache(maxsize=1024)
 def _work(spec: ConvSpec, gradient: bool, itemsize: int) -> _Work:
     r = spec.kernel[0]
     step = SIZE + 1 - r
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
     if gradient:
         inner, outer, source, result = spec.k, spec.c, spec.out, spec.size
         pad = (r - 1 - spec.padding[0][0], r - 1 - spec.padding[1][0])
     else:
         inner, outer, source, result = spec.c, spec.k, spec.size, spec.out
         pad = (spec.padding[0][0], spec.padding[1][0])
-    filter_pitch = whole(inner, simd.VECTOR_BITS // (8 * itemsize)) + SLACK
+    filter_pitch = whole(inner, lanes) + SLACK
     filters = whole(outer, ROWS)
     few = spec.n * -(-result[0] // step) * -(-result[1] // step) <= BLOCKS_WIDE // 2
-    wide = POINTS * filters * filter_pitch * itemsize > FILTER_BYTES or (few and filters >= 4 * OUTER_WIDE)
-    blocks = make_blocks(spec.n, result, step, itemsize, BLOCKS_WIDE if wide else BLOCKS)
+    wide = POINTS * filters * filter_pitch * itemsize > FILTER_BYTES or (few and filters >= 8 * ROWS)
+    blocks = make_blocks(spec.n, result, step, itemsize, *((BLOCKS_WIDE,) if wide else (BLOCKS, JOBS)))
     lines = blocks.lines_of(inner, source, pad, SIZE, step)
     finished = blocks.in_row * blocks.share * step
     places = blocks.places((SIZE, lines.pitch, step), (step, finished, step))
+    part = inner
     if wide:
-        filters = OUTER_WIDE
-    head = max(blocks.rows * SIZE * lines.pitch, blocks.rows * step * finished, r * r * filter_pitch) + SLACK
+        fits = [rows for rows in OUTER_WIDE if POINTS * rows * blocks.used * itemsize <= WIDE_BYTES]
+        filters = min(filters, max(fits, default=min(OUTER_WIDE)))
+        part = min(inner, max(1, WIDE_BYTES // (POINTS * filters * lanes * itemsize)) * lanes)
+        filter_pitch = whole(part, lanes) + SLACK
+    turned = (2 * lanes + whole(r * r, lanes)) * lanes  # kernels, with room for what a square reaches beyond
+    head = max(blocks.rows * SIZE * lines.pitch, blocks.rows * step * finished, turned) + SLACK
     layout = _Layout(
-        inner, channels_together(inner), outer, *result, step, blocks.down, blocks.lines, blocks.rows, blocks.segments,
+        inner, channels_together(inner), part, outer, *result, step, blocks.down, blocks.lines, blocks.rows, blocks.segments,
         finished, blocks.used, blocks.room if wide else blocks.used, filter_pitch, filters,
+        odd_lines(filters * filter_pitch, itemsize),
         0 if gradient else spec.activation, head, 0,
     )  # fmt: skip
     work = _Work(layout, lines, blocks, places, wide)
@@ -143,8 +161,17 @@ def _work(spec: ConvSpec, gradient: bool, itemsize: int) -> _Work:
 
 
 @helper
-def multiply(filters, u, layout, patches, v, products, m, outer):
-    """The products of one point: (outer x inner) times (inner x blocks)."""
+def multiply_tile(columns, filters, a, layout, channels, patches, b, products, to, onto):
+    """One tile of a point's products."""
+    tile = load_tile(products, to, layout.used, ROWS, columns) if onto else zero_tile(products, ROWS, columns)
+    for c in range(channels):
+        tile = add_outer_apart(tile, filters, a + c, layout.filter_pitch, patches, b + c * layout.room)
+    store_tile(products, to, layout.used, tile)
+
+
+@helper
+def multiply(filters, u, layout, channels, patches, v, products, m, outer, onto):
+    """The products of one point: (outer x channels) times (channels x blocks), added to what is there or not."""
     vector = lanes_of(products)
     t = 0
     while t < layout.used:
@@ -152,20 +179,11 @@ def multiply(filters, u, layout, patches, v, products, m, outer):
         for k in range(0, outer, ROWS):
             a, b, to = u + k * layout.filter_pitch, v + t, m + k * layout.used + t
             if left >= COLUMNS:
-                tile = zero_tile(products, ROWS, COLUMNS)
-                for c in range(layout.inner):
-                    tile = add_outer_apart(tile, filters, a + c, layout.filter_pitch, patches, b + c * layout.room)
-                store_tile(products, to, layout.used, tile)
+                multiply_tile(COLUMNS, filters, a, layout, channels, patches, b, products, to, onto)
             elif left >= 2:
-                pair = zero_tile(products, ROWS, 2)
-                for c in range(layout.inner):
-                    pair = add_outer_apart(pair, filters, a + c, layout.filter_pitch, patches, b + c * layout.room)
-                store_tile(products, to, layout.used, pair)
+                multiply_tile(2, filters, a, layout, channels, patches, b, products, to, onto)
             else:
-                single = zero_tile(products, ROWS, 1)
-                for c in range(layout.inner):
-                    single = add_outer_apart(single, filters, a + c, layout.filter_pitch, patches, b + c * layout.room)
-                store_tile(products, to, layout.used, single)
+                multiply_tile(1, filters, a, layout, channels, patches, b, products, to, onto)
         t += min(left, COLUMNS) * vector
 
 
@@ -189,17 +207,23 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
     filter_transform, output_transform = transform_filter[taps], transform_output[step]
 
     @helper
-    def make_filter(w, first, inner_stride, tap_step, layout, row, filters, nowhere, scratch):
-        # The weights of a tap are gathered first, channel by channel, so that lanes are channels.
-        for t in range(taps * taps):
-            gathered = scratch[t * layout.filter_pitch : (t + 1) * layout.filter_pitch]
-            for i in range(layout.inner):
-                gathered[i] = w[first + t * tap_step + i * inner_stride]
-        apart = layout.filters * layout.filter_pitch
-        for i in range(0, layout.inner, lanes_of(filters)):
-            g = load_planes(scratch, i, nowhere, 0, layout.filter_pitch, taps, taps, 1)
-            to = row * layout.filter_pitch + i
-            store_planes(filters, to, nowhere, 0, apart, filter_transform(g), 1, lanes_of(filters))
+    def make_filters(w, k0, count, strides, i0, channels, turned, layout, row, filters, nowhere, scratch):
+        # Kernels of neighbouring summed channels are turned in squares, so that lanes are channels. Of an input gradient
+        # the produced channels' kernels follow each other in memory, so they are the inner loop.
+        lanes, last = lanes_of(filters), taps * taps - 1
+        apart = layout.filter_point
+        for i in range(0, channels, lanes):
+            for o in range(count):
+                for t in range(0, taps * taps, lanes):
+                    at = (k0 + o) * strides[0] + (i0 + i) * strides[1] + t
+                    square = load_transposed(w, at, strides[1], channels - i, min(lanes, taps * taps - t))
+                    if turned:
+                        store_tile(scratch, (last + lanes - t) * lanes, -lanes, square)
+                    else:
+                        store_tile(scratch, (t + lanes) * lanes, lanes, square)
+                g = load_planes(scratch, lanes * lanes, nowhere, 0, lanes, taps, taps, 1)
+                to = (row + o) * layout.filter_pitch + i
+                store_planes(filters, to, nowhere, 0, apart, filter_transform(g), 1, lanes)
 
     @helper
     def make_patches(source, channel, line, rows, layout, lines, places, scratch, patches, ahead):
@@ -211,24 +235,29 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
             store_planes(patches, at, places[0], s, apart, transform_input(d), parts, ahead)
 
     @helper
-    def make_results(filters, first, outer, k0, patches, line, layout, bias, places, scratch, result):
-        # scratch: rows to finish, …, products; filters of rows first … first + outer - 1 make channels k0 …
+    def add_products(filters, first, outer, i0, channels, patches, layout, products):
+        apart = min(OUTER, layout.filters) * layout.used + SLACK
+        for e in range(POINTS):
+            u = e * layout.filter_point + first * layout.filter_pitch
+            v = e * (layout.inner * layout.room + SLACK) + i0 * layout.room
+            multiply(filters, u, layout, channels, patches, v, products, e * apart, outer, i0 > 0)
+
+    @helper
+    def make_results(outer, k0, line, layout, bias, places, scratch, result):
+        # scratch: rows to finish, …, products
         rows = min(layout.rows, layout.lines - line)
         products = scratch[layout.products :]
         apart = min(OUTER, layout.filters) * layout.used + SLACK
-        for e in range(POINTS):
-            u = (e * layout.filters + first) * layout.filter_pitch
-            v = e * (layout.inner * layout.room + SLACK)
-            multiply(filters, u, layout, patches, v, products, e * apart, outer)
         for k in range(outer):
             for s in range(0, layout.segments, parts):
                 values = load_planes(products, k * layout.used, places[0], s, apart, SIZE, SIZE, parts)
                 store_patches(scratch, 0, places[2], s, layout.finished, output_transform(values), parts)
             finish_blocks(scratch, line, rows, k0 + k, layout, bias, result)
 
-    def all_filters(job, worker, w, strides, first_tap, tap_step, layout, places, scratch, filters):
-        first = job * strides[0] + first_tap
-        make_filter(w, first, strides[1], tap_step, layout, job, filters, places[1], scratch[worker])
+    def all_filters(job, worker, w, strides, turned, layout, places, scratch, filters):
+        k0 = job * FILTERS
+        count, inner = min(FILTERS, layout.outer - k0), layout.inner
+        make_filters(w, k0, count, strides, 0, inner, turned, layout, k0, filters, places[1], scratch[worker])
 
     def some_lines(job, worker, source, filters, bias, layout, lines, places, scratch, result):
         mine = scratch[worker]
@@ -239,7 +268,8 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
             make_patches(source, c, line, rows, layout, lines, places, mine, patches, layout.room)
         for k in range(0, layout.outer, OUTER):
             outer = min(OUTER, layout.outer - k)
-            make_results(filters, k, outer, k, patches, line, layout, bias, places, mine, result)
+            add_products(filters, k, outer, 0, layout.inner, patches, layout, mine[layout.products :])
+            make_results(outer, k, line, layout, bias, places, mine, result)
 
     def all_patches(job, worker, source, line, layout, lines, places, scratch, patches):
         rows = min(layout.rows, layout.lines - line)
@@ -248,17 +278,16 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
             ahead = layout.room if c + 1 < last else 0
             make_patches(source, c, line, rows, layout, lines, places, scratch[worker], patches, ahead)
 
-    def some_channels(
-        job, worker, w, strides, first_tap, tap_step, patches, line, bias, layout, places, scratch, result
-    ):
+    def some_channels(job, worker, w, strides, turned, patches, line, bias, layout, places, scratch, result):
         mine = scratch[worker]
         filters = mine[layout.head :]
-        k0 = job * OUTER_WIDE
-        outer = min(OUTER_WIDE, layout.outer - k0)
-        for k in range(outer):
-            first = (k0 + k) * strides[0] + first_tap
-            make_filter(w, first, strides[1], tap_step, layout, k, filters, places[1], mine)
-        make_results(filters, 0, outer, k0, patches, line, layout, bias, places, mine, result)
+        k0 = job * layout.filters
+        outer = min(layout.filters, layout.outer - k0)
+        for i0 in range(0, layout.inner, layout.part):
+            channels = min(layout.part, layout.inner - i0)
+            make_filters(w, k0, outer, strides, i0, channels, turned, layout, 0, filters, places[1], mine)
+            add_products(filters, 0, outer, i0, channels, patches, layout, mine[layout.products :])
+        make_results(outer, k0, line, layout, bias, places, mine, result)
 
     kernels = []
     for body in (all_filters, some_lines, all_patches, some_channels):
@@ -279,18 +308,17 @@ def _run(
     shared = room[: work.shared]
     scratch = thread_rows(room[work.shared :], work.scratch)
     limit = scratch.shape[0]
-    tap = (taps * taps - 1, -1) if turned else (0, 1)
     all_filters, some_lines, all_patches, some_channels = _KERNELS[taps, work.blocks.parts]
     source, w, result = source.reshape(-1), w.reshape(-1), out.reshape(-1)
     if work.wide:
-        jobs = -(-layout.outer // OUTER_WIDE)
+        jobs = -(-layout.outer // layout.filters)
         for line in range(0, layout.lines, layout.rows):
             tables = (layout, lines, places, scratch, shared)
             all_patches(-(-layout.inner // layout.inner_job), source, line, *tables, limit=limit)
             arrays = (shared, line, bias, layout, places, scratch, result)
-            some_channels(jobs, w, strides, *tap, *arrays, limit=limit)
+            some_channels(jobs, w, strides, turned, *arrays, limit=limit)
     else:
-        all_filters(layout.outer, w, strides, *tap, layout, places, scratch, shared, limit=limit)
+        all_filters(-(-layout.outer // FILTERS), w, strides, turned, layout, places, scratch, shared, limit=limit)
         jobs = -(-layout.lines // layout.rows)
         some_lines(jobs, source, shared, bias, layout, lines, places, scratch, result, limit=limit)
 

@@ -9,7 +9,10 @@ so the products of each of the 36 points are one matrix product, (K x blocks) ti
 the end. Gradients and patches of some lines of blocks are transformed, then multiplied point by point; channels are
 produced in groups that keep the products in the caches.
 
-Scratch, all of it shared but for copied rows: transformed patches, transformed gradients, and products.
+Where there are many blocks the products are dot products, lanes being blocks. Their sums over lanes would take most of the
+time where there are few: then the patches of a point are turned, so that lanes are input channels.
+
+Scratch: transformed patches, transformed gradients, and products, shared; copied rows or turned patches for each thread.
 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
 """
@@ -27,6 +30,7 @@ from ..patches import (
     SIZE,
     add_all_lane_sums,
     add_dots,
+    add_outer_apart,
     load_patches,
     load_planes,
     store_planes,
@@ -35,19 +39,22 @@ from ..patches import (
     transform_output,
 )  # fmt: skip
 from ..rows import SLACK
-from ..simd import lanes_of, store_tile, zero_tile
+from ..simd import lanes_of, load_tile, store_tile, store_tile_part, zero_tile
 from ..spec import ConvSpec
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
+from ..tiles import load_transposed
 from ..variant import Problem
 from . import cpu_winograd
 from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
 
 POINTS = SIZE * SIZE
+ROWS = cpu_winograd.ROWS  # output channels of a tile whose lanes are input channels
 # Sums of a tile: as many as a vector of float32 or of float64 has lanes, so that one vector takes them all.
 TILES = {16: (4, 4), 8: (2, 4), 4: (2, 2), 2: (1, 2)}
+TURN = 11  # blocks for each output channel up to which turning takes less time than the sums over lanes (Zen 5)
 TRANSFORMED_BYTES = 12 * 1024 * 1024  # patches and gradients at a time: they lie in the third-level cache
 PRODUCT_BYTES = 10 * 1024 * 1024
-MIN_CHANNELS, MIN_BLOCKS = 16, 48  # fewer do not pay for the transforms
+MIN_CHANNELS, MIN_BLOCKS = 16, 16  # fewer do not pay for the transforms
 CHANNELS = 64  # block of input and of output channels whose rows of blocks stay in the second-level cache
 
 
@@ -67,6 +74,8 @@ class _Layout(NamedTuple):
     segments: int
     step: int
     room: int  # elements from channel to channel of patches and gradients
+    apart: int  # elements from point to point of the products
+    turned: int  # 1: lanes of the products are input channels
 
 
 class _Work(NamedTuple):
@@ -85,21 +94,24 @@ class _Work(NamedTuple):
         return (
             POINTS * (a.c_rows * a.room + SLACK),
             POINTS * (a.k_rows * a.room + SLACK),
-            POINTS * a.c_rows * a.k_rows,
+            POINTS * a.apart,
         )
 
     @property
     def scratch(self) -> int:
         """Elements for each thread."""
-        rows = self.layout.rows * max(SIZE * self.x_lines.pitch, self.layout.step * self.gy_lines.pitch)
-        return max(rows, SIZE * SIZE * self.blocks.share * self.blocks.parts) + SLACK
+        a, lanes = self.layout, self.blocks.share * self.blocks.parts
+        rows = a.rows * max(SIZE * self.x_lines.pitch, a.step * self.gy_lines.pitch)
+        turned = self.blocks.used * CHANNELS if a.turned else 0
+        return max(rows, (POINTS + lanes) * lanes, turned) + SLACK
 
 
 @lru_cache(maxsize=1024)
 def _work(spec: ConvSpec, itemsize: int) -> _Work:
     step = SIZE + 1 - spec.kernel[0]
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    tile_rows, tile_columns = TILES[lanes]
+    few = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step) < TURN * spec.k
+    tile_rows, tile_columns = (ROWS, lanes) if few else TILES[lanes]
     c_rows = whole(spec.c, tile_columns)
     unit = max(CHANNELS, tile_rows)
     k_group = min(spec.k, max(unit, PRODUCT_BYTES // (POINTS * c_rows * itemsize) // unit * unit))
@@ -113,6 +125,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     layout = _Layout(
         spec.c, spec.k, k_group, channels_together(spec.c), channels_together(k_group), c_rows, k_rows, blocks.lines,
         blocks.rows, blocks.across, blocks.segments, step, blocks.room,
+        cpu_winograd.odd_lines(c_rows * k_rows, itemsize), int(few),
     )  # fmt: skip
     return _Work(layout, blocks, x_lines, gy_lines, places)
 
@@ -126,8 +139,8 @@ def zero_end(planes, channel, apart, layout, used):
             planes[e * apart + channel * layout.room + t] = 0
 
 
-def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, ParallelKernel]:
-    """Kernels that transform patches and gradients, and one that transforms the products back."""
+def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, ParallelKernel, ParallelKernel]:
+    """Kernels that transform patches and gradients, and that transform the products back."""
     step = SIZE + 1 - taps
     gradient_transform, output_transform = transform_filter[step], transform_output[taps]
 
@@ -162,11 +175,10 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
     def results(job, worker, products, k0, layout, tile_rows, tile_columns, nowhere, scratch, gw):
         # gw (K, C, taps, taps) flat; a job is tile_rows output channels
         mine = scratch[worker]
-        apart = layout.c_rows * layout.k_rows
         lanes = tile_rows * tile_columns
         for c0 in range(0, layout.c, tile_columns):
             at = (job * (layout.c_rows // tile_columns) + c0 // tile_columns) * lanes
-            q = load_planes(products, at, nowhere, 0, apart, SIZE, SIZE, 1)
+            q = load_planes(products, at, nowhere, 0, layout.apart, SIZE, SIZE, 1)
             store_planes(mine, 0, nowhere, 0, lanes, output_transform(q), 1, 0)
             for i in range(tile_rows):
                 for j in range(tile_columns):
@@ -176,8 +188,20 @@ def _makers(taps: int, parts: int) -> tuple[ParallelKernel, ParallelKernel, Para
                         for t in range(taps * taps):
                             gw[to + t] = mine[t * lanes + i * tile_columns + j]
 
+    def turned_results(job, worker, products, k0, layout, nowhere, scratch, gw):
+        # products (POINTS, k_rows, c_rows), gw (K, C, taps, taps) flat; a job is one output channel
+        mine, lanes = scratch[worker], lanes_of(gw)
+        for c in range(0, layout.c, lanes):
+            q = load_planes(products, job * layout.c_rows + c, nowhere, 0, layout.apart, SIZE, SIZE, 1)
+            store_planes(mine, 0, nowhere, 0, lanes, output_transform(q), 1, 0)
+            to = ((k0 + job) * layout.c + c) * taps * taps
+            for t in range(0, taps * taps, lanes):
+                count = min(lanes, taps * taps - t)
+                square = load_transposed(mine, t * lanes, lanes, count, lanes)
+                store_tile_part(gw, to + t, taps * taps, square, layout.c - c, count)
+
     kernels = []
-    for body in (patches, gradients, results):
+    for body in (patches, gradients, results, turned_results):
         body.__name__ = f"_{body.__name__}_{taps}x{taps}_{parts}"
         kernels.append(parallel(body))
     return tuple(kernels)  # type: ignore[return-value]
@@ -202,13 +226,45 @@ def _multiply_kernel(rows: int, columns: int) -> ParallelKernel:
                 a, b = u + k * layout.room, v + c * layout.room
                 for t in range(0, used, lanes):
                     tile = add_dots(tile, gradients, a + t, layout.room, patches, b + t, layout.room)
-                to = e * layout.c_rows * layout.k_rows + (k // rows * (layout.c_rows // columns) + c // columns) * lanes
+                to = e * layout.apart + (k // rows * (layout.c_rows // columns) + c // columns) * lanes
                 if line == 0:
                     store_tile(products, to, 0, zero_tile(products, 1, 1))
                 add_all_lane_sums(products, to, tile)
 
     body.__name__ = f"_multiply_{rows}x{columns}"
     return parallel(body)
+
+
+@helper
+def add_turned(columns, gradients, a, patches, b, layout, used, products, to, onto):
+    """One tile of a point's products whose lanes are input channels."""
+    tile = load_tile(products, to, layout.c_rows, ROWS, columns) if onto else zero_tile(products, ROWS, columns)
+    for t in range(used):
+        tile = add_outer_apart(tile, gradients, a + t, layout.room, patches, b + t * CHANNELS)
+    store_tile(products, to, layout.c_rows, tile)
+
+
+@parallel
+def _multiply_turned(job, worker, patches, gradients, line, layout, scratch, products):
+    # products (POINTS, k_rows, c_rows); a job is a point and a block of input channels
+    c_blocks = (layout.c_rows + CHANNELS - 1) // CHANNELS
+    e, c0 = job // c_blocks, job % c_blocks * CHANNELS
+    mine, lanes = scratch[worker], lanes_of(products)
+    used = min(layout.rows, layout.lines - line) * layout.across
+    v = e * (layout.c_rows * layout.room + SLACK)
+    u = e * (layout.k_rows * layout.room + SLACK)
+    c1 = min(c0 + CHANNELS, layout.c_rows)
+    for c in range(c0, c1, lanes):
+        for t in range(0, used, lanes):
+            square = load_transposed(patches, v + c * layout.room + t, layout.room, lanes, lanes)
+            store_tile(mine, t * CHANNELS + c - c0, CHANNELS, square)
+    for k in range(0, layout.k_rows, ROWS):
+        a, to = u + k * layout.room, e * layout.apart + k * layout.c_rows
+        for c in range(c0, c1, 2 * lanes):
+            if c + 2 * lanes <= c1:
+                add_turned(2, gradients, a, mine, c - c0, layout, used, products, to + c, line > 0)
+            else:
+                add_turned(1, gradients, a, mine, c - c0, layout, used, products, to + c, line > 0)
 
 
 _KERNELS = {(taps, parts): _makers(taps, parts) for taps in (3, 5) for parts in (1, 2, 4) if parts <= SIZE + 1 - taps}
@@ -220,7 +276,7 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
     work = _work(spec, x.itemsize)
     layout, places = work.layout, work.places
     tile = TILES[simd.VECTOR_BITS // (8 * x.itemsize)]
-    make_patches, make_gradients, make_results = _KERNELS[spec.kernel[0], work.blocks.parts]
+    make_patches, make_gradients, make_results, make_turned_results = _KERNELS[spec.kernel[0], work.blocks.parts]
     room = workspace.view(out.dtype)
     ends = np.cumsum(work.sizes)
     patches, gradients, products = room[: ends[0]], room[ends[0] : ends[1]], room[ends[1] : ends[2]]
@@ -236,9 +292,16 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
             channels = min(layout.k_group, layout.k - k0)
             tables = (layout, work.gy_lines, places, scratch, gradients)
             make_gradients(-(-channels // layout.k_job), gy, k0, channels, line, *tables, limit=limit)
-            _MULTIPLY[tile](POINTS * blocks, patches, gradients, line, layout, products)
-        jobs = -(-layout.k_rows // tile[0])
-        make_results(jobs, products, k0, layout, *tile, places[1], scratch, gw, limit=limit)
+            if layout.turned:
+                arrays = (patches, gradients, line, layout, scratch, products)
+                _multiply_turned(POINTS * -(-layout.c_rows // CHANNELS), *arrays, limit=limit)
+            else:
+                _MULTIPLY[tile](POINTS * blocks, patches, gradients, line, layout, products)
+        if layout.turned:
+            make_turned_results(channels, products, k0, layout, places[1], scratch, gw, limit=limit)
+        else:
+            jobs = -(-layout.k_rows // tile[0])
+            make_results(jobs, products, k0, layout, *tile, places[1], scratch, gw, limit=limit)
 
 
 def workspace_bytes(problem: Problem) -> int:
