@@ -1,4 +1,4 @@
-"""What the general convolution rows are expected to cost, so that the cheapest one runs.
+"""What the convolution rows are expected to cost, so that the cheapest one runs.
 
 Each row's work is counted in units of its own: cycles of its tiles' products at best, rows and vectors that it copies,
 squares that it transposes, and so on. CYCLES says what a unit takes, fitted to the measured times of generated layers on one
@@ -12,9 +12,21 @@ from functools import lru_cache
 
 import numpy as np
 
+from .. import simd
 from ..spec import ConvSpec
 from ..variant import Problem, cpu_only
-from . import cpu_channels, cpu_channels_weight, cpu_images, cpu_images_weight, cpu_spread, cpu_tiled, cpu_tiled_weight
+from . import (
+    cpu_channels,
+    cpu_channels_weight,
+    cpu_images,
+    cpu_images_weight,
+    cpu_pointwise,
+    cpu_spread,
+    cpu_tiled,
+    cpu_tiled_weight,
+    cpu_winograd,
+    cpu_winograd_weight,
+)
 from .lattice import RESULTS_H, RESULTS_W, TAPS, Strip
 
 Units = tuple[float, ...]
@@ -83,17 +95,17 @@ def _channels(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     strips = _up(a.results, work.strip.results)
     planes = _up(a.n, tile.groups) * tile.groups * a.groups * a.inner
     copies = (0, 0) if a.in_place else _copies(work.strip, planes, strips, lanes)
+    stores = times * tiles * max(tile.groups, _up(rows, lanes)) * tile.columns  # of a vector for every result channel
     return (
-        times * steps * a.inner * _cycles(rows, tile.columns), times * steps * a.inner,
-        *(times * tiles * rows * tile.columns * (min(a.step[1], 3) == step) for step in (1, 2, 3)), *copies,
-        work.weights / lanes,
+        times * steps * a.inner * _cycles(rows, tile.columns), times * steps * a.inner, times * tiles * a.inner,
+        *(stores * (min(a.step[1], 3) == step) for step in (1, 2, 3)), *copies, work.weights / lanes,
     )  # fmt: skip
 
 
 def _tiled(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     work = (cpu_tiled.forward_work if forward else cpu_tiled.gradient_work)(spec, itemsize)
     a, (rows, columns) = work.layout, work.tile
-    lanes = cpu_tiled.simd.VECTOR_BITS // (8 * itemsize)
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
     strips = _up(a.results, work.strip.results)
     tiles = _up(a.outer, rows) * a.runs * (a.length // (columns * lanes))
     steps = tiles * a.inner * sum(int(c[TAPS]) for c in work.classes)
@@ -154,13 +166,14 @@ def _channels_weight(spec: ConvSpec, itemsize: int) -> Units:
     copies = (0, 0) if a.in_place else _copies(work.strip, a.n * a.groups * a.cg * k_blocks, a.strips, lanes)
     squares = a.groups * a.n * c_blocks * turns * tile.columns * a.strips * _up(min(a.rows, a.out[0]) * a.out[1], lanes)
     sums = a.groups * turns * pairs * tile.rows * tile.columns
-    return (steps * _cycles(tile.rows, tile.columns), steps, strips * sums, *copies, squares, a.parts * sums)
+    lines = a.groups * turns * a.cg * a.n * spec.kernel[0] * a.out[0] * _up(spec.size[1], lanes)  # of the source
+    return (steps * _cycles(tile.rows, tile.columns), steps, strips * sums, *copies, squares, a.parts * sums, lines)
 
 
 def _tiled_weight(spec: ConvSpec, itemsize: int) -> Units:
     work = cpu_tiled_weight.weight_work(spec, itemsize)
     a, (rows, columns) = work.layout, work.tile
-    lanes = cpu_tiled.simd.VECTOR_BITS // (8 * itemsize)
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
     c_blocks, k_blocks = _up(a.cg, a.c_block), _up(a.kg, a.k_block)
     tiles = a.groups * c_blocks * k_blocks * _up(a.c_block * a.taps, columns) * _up(a.k_block, rows)
     steps = tiles * a.n * a.strips * _up(a.length, lanes)
@@ -169,6 +182,62 @@ def _tiled_weight(spec: ConvSpec, itemsize: int) -> Units:
     sums = tiles * _up(a.n, a.images) * a.strips * rows * columns
     return (
         steps * _cycles(rows, columns), steps, sums, rows_x + rows_g, vectors_x + rows_g * _up(work.strip.pitch, lanes),
+    )  # fmt: skip
+
+
+def _winograd(spec: ConvSpec, itemsize: int, gradient: bool) -> Units:
+    work = cpu_winograd._work(spec, gradient, itemsize)
+    a, blocks = work.layout, work.blocks
+    lanes, rows, columns = simd.VECTOR_BITS // (8 * itemsize), cpu_winograd.ROWS, cpu_winograd.COLUMNS
+    groups = _up(blocks.lines, blocks.rows)
+    full, rest = divmod(a.used // lanes, columns)
+    steps = cpu_winograd.POINTS * a.inner * _up(a.outer, rows) * groups
+    products = full * _cycles(rows, columns) + (_cycles(rows, rest) if rest else 0)
+    transformed = groups * blocks.segments / blocks.parts  # vectors of blocks
+    kernels = a.outer * _up(a.inner, lanes) * (groups if work.wide else 1)
+    return steps * products, transformed * a.inner, transformed * a.outer, kernels
+
+
+def _winograd_weight(spec: ConvSpec, itemsize: int) -> Units:
+    work = cpu_winograd_weight._work(spec, itemsize)
+    a, blocks = work.layout, work.blocks
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
+    rows, columns = cpu_winograd_weight.TILES[lanes]
+    groups, turns = _up(blocks.lines, blocks.rows), _up(spec.k, a.k_group)
+    tiles = _up(spec.c, columns) * _up(spec.k, rows)
+    steps = cpu_winograd_weight.POINTS * tiles * groups * blocks.used / lanes
+    transformed = groups * blocks.segments / blocks.parts
+    return (
+        steps * _cycles(rows, columns), groups * cpu_winograd_weight.POINTS * tiles, transformed * spec.c * turns,
+        transformed * spec.k, spec.c * spec.k,
+    )  # fmt: skip
+
+
+def _pointwise(spec: ConvSpec, itemsize: int, direction: str) -> Units:
+    plan = cpu_pointwise._layout(direction, spec, itemsize)
+    work, (rows, columns) = plan.work, plan.tile
+    lanes = simd.VECTOR_BITS // (8 * itemsize)
+    panels, blocks = _up(work.pixels, columns * lanes), _up(work.outer, rows)
+    collected = 0 if work.source.dense else work.inner * work.pixels
+    lines = 0 if work.source.dense and work.target.dense else spec.n * spec.out[0] * (work.inner + work.outer)
+    scattered = 0 if work.target.dense else work.outer * spec.n * work.target.size
+    return (
+        panels * blocks * work.inner * _cycles(rows, columns), panels * blocks * rows * columns, collected, scattered,
+        lines, plan.packed / lanes,
+    )  # fmt: skip
+
+
+def _pointwise_weight(spec: ConvSpec, itemsize: int) -> Units:
+    plan = cpu_pointwise._weight_layout(spec, itemsize)
+    work, (rows, columns) = plan.work, plan.tile
+    lanes, pixels = simd.VECTOR_BITS // (8 * itemsize), spec.n * work.grid.pixels
+    steps = work.row_tiles * work.column_tiles * pixels
+    chunks = _up(work.all_pieces, work.chunk)
+    turned = _up(work.columns, lanes) * work.row_blocks * work.all_pieces * _up(work.width, lanes)
+    pieces = work.all_pieces * (work.row_tiles * work.column_tiles + work.columns)
+    return (
+        steps * _cycles(rows, columns), pieces, chunks * work.row_tiles * work.column_tiles * rows * columns, turned,
+        work.parts * plan.part / lanes,
     )  # fmt: skip
 
 
@@ -183,23 +252,35 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
     ("tiled", "forward"): lambda spec, itemsize: _tiled(spec, itemsize, True),
     ("tiled", "input_grad"): lambda spec, itemsize: _tiled(spec, itemsize, False),
     ("tiled", "weight_grad"): _tiled_weight,
+    ("winograd", "forward"): lambda spec, itemsize: _winograd(spec, itemsize, False),
+    ("winograd", "input_grad"): lambda spec, itemsize: _winograd(spec, itemsize, True),
+    ("winograd", "weight_grad"): _winograd_weight,
+    ("pointwise", "forward"): lambda spec, itemsize: _pointwise(spec, itemsize, "forward"),
+    ("pointwise", "input_grad"): lambda spec, itemsize: _pointwise(spec, itemsize, "input_grad"),
+    ("pointwise", "weight_grad"): _pointwise_weight,
 }
 
 # Of the units above, in their order, and at last of a call.
 CYCLES: dict[tuple[str, str], Units] = {
-    ("images", "forward"): (0.964, 0, 7.03, 102, 28.2, 7.26, 4.88, 29600),
-    ("images", "input_grad"): (0.63, 5.75, 3.72, 95.4, 7.53, 6.72, 5.81, 27900),
-    ("images", "weight_grad"): (1.14, 0, 119, 7.31, 2.01, 3.42, 62500),
-    ("spread", "input_grad"): (0.825, 3.85, 5.35, 175, 19.3, 14.8, 31100),
-    ("channels", "forward"): (1.02, 2.02, 4.36, 0, 0, 16.3, 8.67, 16.9, 82600),
-    ("channels", "input_grad"): (1.17, 0.525, 2.44, 2.6, 10.7, 20.2, 9.05, 13.1, 101700),
-    ("channels", "weight_grad"): (1.13, 0, 9.36, 18.9, 7.51, 130, 4.12, 42200),
-    ("tiled", "forward"): (1.09, 0, 2.76, 15.9, 19.6, 22.6, 0, 0, 36500),
-    ("tiled", "input_grad"): (1.09, 0, 6.59, 19, 13.8, 7.45, 0.311, 5.79, 55100),
-    ("tiled", "weight_grad"): (0, 13.5, 4.01, 24.3, 2.21, 36300),
+    ("pointwise", "forward"): (1.24, 2.48, 0.314, 0, 7.11, 622, 0),
+    ("pointwise", "input_grad"): (1.37, 0.0627, 0, 1.82, 5.75, 0, 109600),
+    ("pointwise", "weight_grad"): (1.33, 4.49, 0, 95.6, 11.7, 63700),
+    ("winograd", "forward"): (1.62, 781, 0, 663, 0),
+    ("winograd", "input_grad"): (1.44, 0, 1140, 588, 0),
+    ("winograd", "weight_grad"): (1.89, 0.355, 459, 274, 0, 0),
+    ("images", "forward"): (1.08, 0, 5.85, 95.9, 0, 9.06, 8.6, 31000),
+    ("images", "input_grad"): (0.881, 3.08, 6.22, 90.7, 62.1, 3.12, 7.82, 16400),
+    ("images", "weight_grad"): (1.15, 0.201, 105, 12.6, 0, 3.49, 43100),
+    ("spread", "input_grad"): (0.915, 3.94, 5.83, 115, 27, 16.6, 37000),
+    ("channels", "forward"): (1.22, 0, 8.39, 30, 0, 0, 7.06, 15.8, 17.2, 90000),
+    ("channels", "input_grad"): (1.2, 0, 7.22, 9.96, 20.4, 33.5, 5.84, 19.6, 9.33, 83600),
+    ("channels", "weight_grad"): (1.2, 0, 0, 7.57, 8.8, 76.2, 10.1, 4.05, 43300),
+    ("tiled", "forward"): (1.14, 0.395, 3.53, 16.6, 19.1, 23.1, 0, 0, 32100),
+    ("tiled", "input_grad"): (0.907, 3.47, 12.3, 22.7, 10.6, 4.67, 0.286, 5.25, 40000),
+    ("tiled", "weight_grad"): (0.482, 8.76, 4.1, 22, 5.2, 28700),
 }
 
-ROWS = ("images", "spread", "channels", "tiled")
+ROWS = ("pointwise", "winograd", "images", "spread", "channels", "tiled")
 
 
 @lru_cache(maxsize=4096)
@@ -211,8 +292,15 @@ def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
 
 
 def _cannot(row: str, problem: Problem) -> str:
+    gradient = problem.direction == "weight_grad"
+    if row == "pointwise":
+        return cpu_pointwise.refuses(problem)
+    if row == "winograd" and problem.precision == "strict":
+        return "trades accuracy"
+    if row == "winograd":
+        return (cpu_winograd_weight if gradient else cpu_winograd).refuses(problem)
     if row == "images":
-        return (cpu_images_weight if problem.direction == "weight_grad" else cpu_images).refuses(problem)
+        return (cpu_images_weight if gradient else cpu_images).refuses(problem)
     if row == "spread":
         return cpu_spread.refuses(problem) if problem.direction == "input_grad" else "gives input gradients only"
     return cpu_only(problem)
@@ -222,6 +310,8 @@ def refuses(row: str, problem: Problem) -> str:
     """Why a row cannot take a problem, or that another one is expected to be faster; "" if neither."""
     if reason := _cannot(row, problem):
         return reason
+    if row == "pointwise" and problem.spec.size == problem.spec.out:
+        return ""  # no other row comes near it where planes are read whole
     case = (problem.direction, problem.spec, problem.itemsize)
     ours = cycles(row, *case)
     for other in ROWS:

@@ -67,7 +67,7 @@ class Tile(NamedTuple):
 
 # images x width x columns; few enough that a network compiles few of them, and every width has one that fits.
 _SHAPES = (
-    "1x14x2 1x13x2 1x11x2 1x10x2 1x8x2 1x7x2 1x4x2 1x1x2 2x7x2 2x6x2 2x5x2 3x4x2 4x3x2 4x2x2 8x1x2 2x3x2 2x2x2 1x9x3 "
+    "1x14x2 1x13x2 1x11x2 1x10x2 1x8x2 1x7x2 1x4x2 1x1x2 2x7x2 2x6x2 2x5x2 3x4x2 4x3x2 4x2x2 8x1x2 2x3x2 2x2x2 1x9x3 1x7x3 "
     "1x28x1 1x20x1 1x16x1 1x10x1 1x4x1 1x2x1 1x1x1 2x10x1 2x7x1 4x4x1 8x2x1 8x1x1"
     if simd.REGISTERS == 32
     else "1x6x2 1x5x2 1x4x2 1x2x2 1x1x2 2x3x2 3x2x2 6x1x2 1x13x1 1x8x1 1x7x1 1x4x1 1x2x1 1x1x1 2x7x1 4x3x1 6x2x1 8x1x1"
