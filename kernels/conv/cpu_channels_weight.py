@@ -35,6 +35,8 @@ from .lattice import Strip, class_tables, copy_strip, dense_axis, is_inside, mak
 STRIP_BYTES = 384 * 1024  # of inputs and gradients at a time
 SUM_BYTES = 320 * 1024  # of sums in a job
 WIDTHS = (1, 2, 3, 4, 5, 7, 11) if simd.REGISTERS == 32 else (1, 2, 3, 4, 5)  # taps side by side that have tiles
+SHIFTS = 6  # groups of taps whose shifts find registers
+LOADED_SHIFT = 1.2  # cycles for each other one (Zen 5)
 FILTERS = 128  # output channels in a job
 RUN = 256  # pixels that make loading and storing a tile's sums cheap
 JOBS = 16  # jobs wanted; else the batch is cut into parts
@@ -111,15 +113,17 @@ def _choose_tile(kg: int, groups: int, width: int, lanes: int) -> Tile:
         channels = -(-kg // (tile.columns * lanes)) * tile.columns * lanes / kg
         taps = -(-groups // tile.groups) * tile.groups / groups
         # Two products or two loads a cycle, four cycles from a sum to the next; shifts that find no register are loaded.
-        shifts = max(0, tile.groups - 6)
-        cycles = max(tile.rows * tile.columns / 2, (tile.rows + tile.columns + shifts) / 2, 4) + 0.5
+        cycles = max(tile.rows * tile.columns / 2, (tile.rows + tile.columns) / 2, 4) + 0.5
+        cycles += LOADED_SHIFT * max(0, tile.groups - SHIFTS)
         return channels * taps * cycles / (tile.rows * tile.columns / 2)
 
     tiles = []
     for columns in range(1, min(3, -(-kg // lanes)) + 1):
         most = (simd.REGISTERS - 1 - columns) // (columns * width)
         tiles += [
-            Tile(n, width, columns) for n in {1, most - 1, most} if n > 0 and n * width * columns <= simd.REGISTERS
+            Tile(n, width, columns)
+            for n in {1, SHIFTS, most - 1, most}
+            if n > 0 and n * width * columns <= simd.REGISTERS
         ]
     return min(tiles, key=cost)
 
