@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -207,6 +209,13 @@ def test_channels_last_halves_take_no_room_for_copies():
 # --- bank conflicts
 
 
+def conflicts(executed: Counter) -> dict[str, int]:
+    """The bank conflicts of each instruction on shared memory that was executed."""
+    names = [name.removesuffix(" phases") for name in executed if name.endswith(" phases")]
+    assert all(executed[f"{name} phases"] > 0 for name in names)
+    return {name: executed[f"{name} conflicts"] for name in names}
+
+
 @needs_compiler
 @pytest.mark.parametrize("row", [row for row in HALF_ROWS if row.accuracy == "float16"], ids=row_id)
 @pytest.mark.parametrize("filters", [40, 9])
@@ -215,11 +224,22 @@ def test_slices_meet_no_bank_twice(row, filters):
     spec = conv(1, filters, (9, 10), filters, (2, 2))
     with interpreted("sm_80", banks=True) as executed:
         assert check_conv(row, spec, "float32")
-    counted = {name: count for name, count in executed.items() if name.endswith((" phases", " conflicts"))}
-    copies, loads = ([n for n in counted if n.startswith(what)] for what in ("cp.async", "ldmatrix"))
-    assert len(copies) == len(loads) == 2
-    for name in copies + loads:
-        assert counted[name] > 0 if name.endswith("phases") else counted[name] == 0, (name, counted)
+    counted = conflicts(executed)
+    for what in ("cp.async", "ldmatrix"):
+        assert [count for name, count in counted.items() if name.startswith(what)] == [0], counted
+
+
+@needs_compiler
+@pytest.mark.parametrize("row", [r for r in any_target("conv") if r.name in ("direct", "tensor")], ids=row_id)
+@pytest.mark.parametrize("filters", [40, 9])
+def test_slices_of_single_elements_meet_no_bank_twice(row, filters):
+    """All tiles' copies and loads: of four terms by a lane in float32, of one in TF32."""
+    spec = conv(1, filters, (9, 10), filters, (2, 2))
+    with interpreted("sm_80", banks=True) as executed:
+        assert check_conv(row, spec, "float32")
+    counted = conflicts(executed)
+    wanted = {"tensor": {"cp.async.ca.shared.global", "ld.shared.f32"}, "direct": {"st.shared.f32", "ld.shared.v4.f32"}}
+    assert counted == dict.fromkeys(wanted[row.name], 0)
 
 
 # --- warpgroups
