@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from convkern.kernels.conv import reference
+from convkern.kernels.conv import half_products, reference
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
 from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES
@@ -77,8 +77,6 @@ def test_tile_edges_of_float16(row):
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
 def test_sums_cut_into_parts_are_finished_with_bias_and_relu(row):
     """Few results of many terms: parts in all directions."""
-    from convkern.kernels.conv import half_products
-
     spec = {
         "forward": conv(1, 256, (5, 5), 9, (3, 3), padding=ONE)._replace(activation=1),
         "input_grad": conv(1, 5, (4, 5), 256, (3, 3), padding=ONE),
@@ -247,7 +245,7 @@ def test_slices_of_single_elements_meet_no_bank_twice(row, filters):
 
 def wide(direction: str, spec: ConvSpec) -> ConvSpec:
     """The channels exchanged for the input gradient, whose results are channels of x."""
-    return spec if direction == "forward" else spec._replace(c=spec.k, k=spec.c)
+    return spec._replace(c=spec.k, k=spec.c) if direction == "input_grad" else spec
 
 
 WARPGROUP_EDGES = [
@@ -268,6 +266,10 @@ def test_warpgroups_at_tile_edges(row):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
         assert on_halves(row, wide(row.direction, edges[0]))
+        if row.direction == "weight_grad":
+            cut = conv(3, 8, (20, 20), 72, (1, 1))
+            assert half_products.parts("weight_grad", cut) > 1
+            assert on_halves(row, cut)
 
 
 @needs_compiler
@@ -288,7 +290,7 @@ def test_warpgroups_on_more_shapes(row):
 @needs_compiler
 @pytest.mark.parametrize("row", [row for row in cuda_rows("pointwise") if row.name == "warpgroup_float16"], ids=row_id)
 def test_pointwise_by_warpgroups(row):
-    shape = (2, 9, 70, 43) if row.direction == "forward" else (2, 70, 9, 43)
+    shape = (2, 70, 9, 43) if row.direction == "input_grad" else (2, 9, 70, 43)
     with interpreted("sm_90a"):
         assert check_pointwise(row, PointwiseSpec(*shape, int(row.direction == "forward")), "float32")
 

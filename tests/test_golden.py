@@ -40,6 +40,8 @@ def test_main_loops_of_halves_are_tensor_cores_and_wide_copies(tile):
             assert (mix["HMMA"], mix["LDSM"], mix["LDGSTS"]) == (products, loads, copies)
     facts = golden.read()["kernels"]["conv-warpgroup-float16-to-float16-128x128"]["sm_90a"]
     assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
+    facts = golden.read()["kernels"]["conv-warpgroup-float16-weight_grad-128x128"]["sm_90a"]
+    assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
 
 
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
