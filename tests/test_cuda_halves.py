@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from convkern.kernels.conv import reference
+from convkern.kernels.conv import half_products, reference
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
 from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES
@@ -75,8 +77,6 @@ def test_tile_edges_of_float16(row):
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
 def test_sums_cut_into_parts_are_finished_with_bias_and_relu(row):
     """Few results of many terms: parts in all directions."""
-    from convkern.kernels.conv import half_products
-
     spec = {
         "forward": conv(1, 256, (5, 5), 9, (3, 3), padding=ONE)._replace(activation=1),
         "input_grad": conv(1, 5, (4, 5), 256, (3, 3), padding=ONE),
@@ -207,6 +207,13 @@ def test_channels_last_halves_take_no_room_for_copies():
 # --- bank conflicts
 
 
+def conflicts(executed: Counter) -> dict[str, int]:
+    """The bank conflicts of each instruction on shared memory that was executed."""
+    names = [name.removesuffix(" phases") for name in executed if name.endswith(" phases")]
+    assert all(executed[f"{name} phases"] > 0 for name in names)
+    return {name: executed[f"{name} conflicts"] for name in names}
+
+
 @needs_compiler
 @pytest.mark.parametrize("row", [row for row in HALF_ROWS if row.accuracy == "float16"], ids=row_id)
 @pytest.mark.parametrize("filters", [40, 9])
@@ -215,11 +222,22 @@ def test_slices_meet_no_bank_twice(row, filters):
     spec = conv(1, filters, (9, 10), filters, (2, 2))
     with interpreted("sm_80", banks=True) as executed:
         assert check_conv(row, spec, "float32")
-    counted = {name: count for name, count in executed.items() if name.endswith((" phases", " conflicts"))}
-    copies, loads = ([n for n in counted if n.startswith(what)] for what in ("cp.async", "ldmatrix"))
-    assert len(copies) == len(loads) == 2
-    for name in copies + loads:
-        assert counted[name] > 0 if name.endswith("phases") else counted[name] == 0, (name, counted)
+    counted = conflicts(executed)
+    for what in ("cp.async", "ldmatrix"):
+        assert [count for name, count in counted.items() if name.startswith(what)] == [0], counted
+
+
+@needs_compiler
+@pytest.mark.parametrize("row", [r for r in any_target("conv") if r.name in ("direct", "tensor")], ids=row_id)
+@pytest.mark.parametrize("filters", [40, 9])
+def test_slices_of_single_elements_meet_no_bank_twice(row, filters):
+    """All tiles' copies and loads: of four terms by a lane in float32, of one in TF32."""
+    spec = conv(1, filters, (9, 10), filters, (2, 2))
+    with interpreted("sm_80", banks=True) as executed:
+        assert check_conv(row, spec, "float32")
+    counted = conflicts(executed)
+    wanted = {"tensor": {"cp.async.ca.shared.global", "ld.shared.f32"}, "direct": {"st.shared.f32", "ld.shared.v4.f32"}}
+    assert counted == dict.fromkeys(wanted[row.name], 0)
 
 
 # --- warpgroups
@@ -227,7 +245,7 @@ def test_slices_meet_no_bank_twice(row, filters):
 
 def wide(direction: str, spec: ConvSpec) -> ConvSpec:
     """The channels exchanged for the input gradient, whose results are channels of x."""
-    return spec if direction == "forward" else spec._replace(c=spec.k, k=spec.c)
+    return spec._replace(c=spec.k, k=spec.c) if direction == "input_grad" else spec
 
 
 WARPGROUP_EDGES = [
@@ -248,6 +266,10 @@ def test_warpgroups_at_tile_edges(row):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
         assert on_halves(row, wide(row.direction, edges[0]))
+        if row.direction == "weight_grad":
+            cut = conv(3, 8, (20, 20), 72, (1, 1))
+            assert half_products.parts("weight_grad", cut) > 1
+            assert on_halves(row, cut)
 
 
 @needs_compiler
@@ -268,7 +290,7 @@ def test_warpgroups_on_more_shapes(row):
 @needs_compiler
 @pytest.mark.parametrize("row", [row for row in cuda_rows("pointwise") if row.name == "warpgroup_float16"], ids=row_id)
 def test_pointwise_by_warpgroups(row):
-    shape = (2, 9, 70, 43) if row.direction == "forward" else (2, 70, 9, 43)
+    shape = (2, 70, 9, 43) if row.direction == "input_grad" else (2, 9, 70, 43)
     with interpreted("sm_90a"):
         assert check_pointwise(row, PointwiseSpec(*shape, int(row.direction == "forward")), "float32")
 

@@ -40,6 +40,21 @@ def test_main_loops_of_halves_are_tensor_cores_and_wide_copies(tile):
             assert (mix["HMMA"], mix["LDSM"], mix["LDGSTS"]) == (products, loads, copies)
     facts = golden.read()["kernels"]["conv-warpgroup-float16-to-float16-128x128"]["sm_90a"]
     assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
+    facts = golden.read()["kernels"]["conv-warpgroup-float16-weight_grad-128x128"]["sm_90a"]
+    assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
+
+
+@pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
+def test_main_loops_of_single_elements_waste_little_on_addresses(direction):
+    """Of two terms in float32 almost all instructions multiply; of 8 terms in TF32 16 do, 24 load and 48 round."""
+    for facts in golden.read()["kernels"][f"conv-direct-{direction}-128x128"].values():
+        mix = facts["main_loop"]
+        assert (mix["FFMA"], mix["LDS"]) == (128, 8)
+        assert sum(mix.values()) < 150
+    for facts in golden.read()["kernels"][f"conv-tensor-{direction}-128x128"].values():
+        mix = facts["main_loop"]
+        assert (mix["HMMA"], mix["LDS"], mix["FSETP"]) == (16, 24, 24)
+        assert sum(mix.values()) < 115
 
 
 def test_occupancy_follows_what_runs_out_first():

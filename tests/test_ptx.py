@@ -297,19 +297,35 @@ WARPGROUP_BUGS = {
     "patterns beyond the end": (
         first(str(1 << 62 | 64 << 32 | 1 << 16), str(1 << 62 | 8192 << 32 | 1 << 16), 0), "shared memory out of bounds",
     ),
-    "a start between rows": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 9;"), "does not lie in the first row"),
+    "a start between rows": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 9;"), "does not lie in the first line"),
     "the wrong terms": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 4;"), None),
 }  # fmt: skip
 
 
-def convolve_halves(change: Any, target: str) -> None:
-    """The forward direction in float16 with a change in the PTX of its product, and compare."""
+IN_COLUMNS = 1 << 62 | 64 << 32 | 512 << 16
+
+TURNED_BUGS = {
+    "operands along their terms": (first(r"1, 1, 1, 1, 1;", "1, 1, 1, 0, 0;", 0), None),
+    "one of them along its terms": (first(r"1, 1, 1, 1, 1;", "1, 1, 1, 1, 0;", 0), None),
+    "patterns too far apart": (first(str(IN_COLUMNS), str(IN_COLUMNS + (64 << 32)), 0), None),
+    "panels too close": (first(str(IN_COLUMNS), str(IN_COLUMNS - (256 << 16)), 0), None),
+    "panels beyond the end": (first(str(IN_COLUMNS), str(IN_COLUMNS + (8192 << 16)), 0), "shared memory out of bounds"),
+    "a start between lines": (
+        first(r"add\.s64(\s+%rd\d+, %rd\d+), 384;", r"add.s64\1, 386;"), "does not lie in the first line",
+    ),
+    "the wrong terms": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 384;", r"add.s64\1, 256;"), None),
+    "no proxy fence": (first(r"fence\.proxy\.async[^;]*;", ""), "without a proxy fence"),
+}  # fmt: skip
+
+
+def convolve_halves(change: Any, target: str, direction: str = "forward") -> None:
+    """The forward direction or weight gradient in float16 with a change in the PTX of its product, and compare."""
     from convkern.kernels.conv import half_products
 
     family = half_products.WARPS if target == "sm_80" else half_products.WARPGROUPS
     rng = np.random.default_rng(3)
-    x, w = (rng.integers(-4, 5, shape).astype("f4") for shape in (HALF_SPEC.x_shape, HALF_SPEC.w_shape))
-    y = np.full(HALF_SPEC.y_shape, np.nan, "f4")
+    shapes = HALF_SPEC.x_shape, HALF_SPEC.w_shape, HALF_SPEC.y_shape
+    x, w, y = (rng.integers(-4, 5, shape).astype("f4") for shape in shapes)
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
         text = compiler.ptx(kernel, target).read_text()
@@ -320,12 +336,17 @@ def convolve_halves(change: Any, target: str) -> None:
         ptx.run(ptx.Program(text), blocks, kernel.threads, args, kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
-    workspace = np.full(half_products.workspace_bytes("forward", HALF_SPEC, False), 0xFF, np.uint8)
+    workspace = np.full(half_products.workspace_bytes(direction, HALF_SPEC, False), 0xFF, np.uint8)
     try:
-        half_products.forward("float16", x, w, np.empty(0, "f4"), HALF_SPEC, workspace, y, family)
+        if direction == "forward":
+            want, got = reference.forward(x, w, None, HALF_SPEC), np.full_like(y, np.nan)
+            half_products.forward("float16", x, w, np.empty(0, "f4"), HALF_SPEC, workspace, got, family)
+        else:
+            want, got = reference.weight_grad(x, y, HALF_SPEC), np.full_like(w, np.nan)
+            half_products.weight_grad("float16", x, y, HALF_SPEC, workspace, got, family)
     finally:
         launch.launcher = previous
-    np.testing.assert_array_equal(y, reference.forward(x, w, None, HALF_SPEC))
+    np.testing.assert_array_equal(got, want)
 
 
 @needs_compiler
@@ -348,6 +369,19 @@ def test_bugs_of_warpgroups_are_noticed(bug):
     change, message = WARPGROUP_BUGS[bug]
     with pytest.raises(ptx.Fault if message else (AssertionError, ptx.Fault), match=message):
         convolve_halves(change, "sm_90a")
+
+
+@needs_compiler
+def test_the_good_product_of_transposed_operands_is_good():
+    convolve_halves(unchanged, "sm_90a", "weight_grad")
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", TURNED_BUGS)
+def test_bugs_of_transposed_operands_are_noticed(bug):
+    change, message = TURNED_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else (AssertionError, ptx.Fault), match=message):
+        convolve_halves(change, "sm_90a", "weight_grad")
 
 
 def test_bank_conflicts_are_counted():

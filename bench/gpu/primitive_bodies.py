@@ -33,11 +33,11 @@ from ...kernels.cuda.language import (
     warpgroup_product,
     widen,
 )
-from ...kernels.cuda.warpgroup_gemm import descriptor
+from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, descriptor
 
 DEEP = 96 * 1024  # bytes of shared memory of the kernel that asks for much
 DEEP_FLOATS = DEEP // 4
-PRODUCT_COLUMNS = 64  # of the warpgroup's product
+PRODUCT_COLUMNS = 128  # of the warpgroup's product: two panels
 _SUMS = PRODUCT_COLUMNS // 2
 _TILE = 64 * 64  # halves of an operand of it
 _ALIGNMENT = 1024
@@ -147,9 +147,14 @@ def _rounding(kind: str) -> Callable:
     return body
 
 
-def _warpgroup(kind: str) -> Callable:
-    """a (64, 64) and b (columns, 64) along their terms, in the swizzle that the descriptors name."""
-    multiply = warpgroup_product(kind, PRODUCT_COLUMNS)
+def _warpgroup(kind: str, turned: bool = False) -> Callable:
+    """a (64, 64) and b (columns, 64) along their terms, in the swizzle that the descriptors name.
+
+    ``turned``: a (terms, 64) and b (terms, columns), each panel of 64 columns behind the one before.
+    """
+    multiply = warpgroup_product(kind, PRODUCT_COLUMNS, turned)
+    layout, forth = (IN_COLUMNS, 128) if turned else (IN_ROWS, 2)
+    width = PRODUCT_COLUMNS if turned else 64  # of a line of b in memory
 
     def body(a: Any, b: Any, out: Any) -> None:
         room = cuda.shared.array(0, uint16)
@@ -162,28 +167,32 @@ def _warpgroup(kind: str) -> Callable:
             row, chunk, rest = int32(e // 64), int32(e % 64 // 8), int32(e % 8)
             at = int32(start + row * 64 + (chunk ^ (row % 8)) * 8 + rest)
             room[at] = a[e]
-            room[int32(at + _TILE)] = b[e]
+        for i in range(64 * PRODUCT_COLUMNS // 128):
+            e = int32(i * 128 + me)
+            row, panel, chunk, rest = int32(e // width), int32(e % width // 64), int32(e % 64 // 8), int32(e % 8)
+            room[int32(start + (panel + 1) * _TILE + row * 64 + (chunk ^ (row % 8)) * 8 + rest)] = b[e]
         for i in range(_SUMS):
             acc[i] = float32(0)
         share_writes()
         cuda.syncthreads()
-        from_a, from_b = descriptor(base), descriptor(uint32(base + uint32(2 * _TILE)))
+        from_a, from_b = descriptor(base, layout), descriptor(uint32(base + uint32(2 * _TILE)), layout)
         keep(acc, _SUMS)
         open_products()
         for k in range(4):
-            multiply(acc, uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k)))
+            multiply(acc, uint64(from_a + uint64(forth * k)), uint64(from_b + uint64(forth * k)))
         close_products()
         wait_products(0)
         keep(acc, _SUMS)
         row, column = int32(me // 32 * 16 + me % 32 // 4), int32(me % 4 * 2)
-        for i in range(_SUMS):
-            r, c = int32(row + i // 2 % 2 * 8), int32(column + i // 4 * 8 + i % 2)
-            out[int32(r * PRODUCT_COLUMNS + c)] = acc[i]
+        for j in range(PRODUCT_COLUMNS // 8):
+            for i in range(4):
+                r, c = int32(row + i // 2 * 8), int32(column + j * 8 + i % 2)
+                out[int32(r * PRODUCT_COLUMNS + c)] = acc[j * 4 + i]
 
     return body
 
 
-_WARPGROUP = (("uint16", "uint16", "float32"), 128, 4 * _TILE + _ALIGNMENT, ("sm_90a",))
+_WARPGROUP = (("uint16", "uint16", "float32"), 128, 2 * _TILE + 128 * PRODUCT_COLUMNS + _ALIGNMENT, ("sm_90a",))
 
 BODIES: dict[str, tuple[Any, ...]] = {
     "copy": (copy, ("float32", "float32"), 32, 0, ()),
@@ -197,4 +206,5 @@ BODIES: dict[str, tuple[Any, ...]] = {
     **{f"mma-{kind}": (_product(kind), ("uint16", "uint16", "float32"), 32, 768, ()) for kind in multiply_half},
     **{f"round-{kind}": (_rounding(kind), ("float32", "float32"), 32, 0, ()) for kind in narrow},
     **{f"wgmma-{kind}": (_warpgroup(kind), *_WARPGROUP) for kind in multiply_half},
+    **{f"wgmma-turned-{kind}": (_warpgroup(kind, True), *_WARPGROUP) for kind in multiply_half},
 }

@@ -144,11 +144,11 @@ def _check_rounding(kind: str) -> Callable[[Place, np.random.Generator], None]:
     return check
 
 
-def _check_warpgroup(kind: str) -> Callable[[Place, np.random.Generator], None]:
+def _check_warpgroup(kind: str, turned: bool = False) -> Callable[[Place, np.random.Generator], None]:
     def check(place: Place, rng: np.random.Generator) -> None:
         a, b = whole(rng, 64, 64), whole(rng, PRODUCT_COLUMNS, 64)
-        given = (bits_of(m, kind).reshape(-1) for m in (a, b))
-        got = run(f"wgmma-{kind}", place, np.zeros(64 * PRODUCT_COLUMNS, "f4"), *given)
+        given = (bits_of(m.T if turned else m, kind).reshape(-1) for m in (a, b))
+        got = run(f"wgmma-{'turned-' if turned else ''}{kind}", place, np.zeros(64 * PRODUCT_COLUMNS, "f4"), *given)
         same(got.reshape(64, PRODUCT_COLUMNS), a @ b.T)
 
     return check
@@ -167,7 +167,12 @@ CHECKS: dict[int, dict[str, Callable[[Place, np.random.Generator], None]]] = {
         "mma.sync float16": _check_product("float16"),
         "mma.sync bfloat16": _check_product("bfloat16"),
     },
-    90: {"wgmma float16": _check_warpgroup("float16"), "wgmma bfloat16": _check_warpgroup("bfloat16")},
+    90: {
+        "wgmma float16": _check_warpgroup("float16"),
+        "wgmma bfloat16": _check_warpgroup("bfloat16"),
+        "wgmma float16 transposed": _check_warpgroup("float16", turned=True),
+        "wgmma bfloat16 transposed": _check_warpgroup("bfloat16", turned=True),
+    },
 }
 
 

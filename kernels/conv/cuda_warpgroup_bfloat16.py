@@ -1,4 +1,4 @@
-"""Convolution and its input gradient in bfloat16 by Hopper's warpgroups (wgmma): :mod:`.half_products`."""
+"""Convolution and its gradients in bfloat16 by Hopper's warpgroups (wgmma): :mod:`.half_products`."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
     half_products.input_grad("bfloat16", gy, w, spec, workspace, out, half_products.WARPGROUPS)
+
+
+def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
+    half_products.weight_grad("bfloat16", x, gy, spec, workspace, out, half_products.WARPGROUPS)

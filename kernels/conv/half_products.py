@@ -1,7 +1,6 @@
 """Convolution and its gradients on tensor cores with operands of halves; sums in float32, any shape.
 
-Forward direction and input gradient have two families of kernels: of single warps (compute capability 8.0 and later) and of
-warpgroups (9.0).
+There are two families of kernels: of single warps (compute capability 8.0 and later) and of warpgroups (9.0).
 
 kind is "float16" or "bfloat16". Arrays are C-contiguous, or all images channels-last: float32, whose values are rounded
 to ``kind`` on the way to the tensor cores and whose result is float32, or halves as the uint16 of their bits (NumPy has
@@ -159,13 +158,18 @@ _GRADIENT = Operand(_gradient, _gradient_pixel, padded=False, along_terms=False)
 
 
 class Family(NamedTuple):
-    """Kernels of forward direction and input gradient, which are the same, for each kind and result, and their tiles."""
+    """Kernels of forward direction and input gradient, which are the same, for each kind and result; of the weight gradient
+    for each kind; and the tiles of both."""
 
     tiles: tuple[WarpTile, ...]
     kernels: dict[tuple[str, str], list[CudaKernel]]
+    weight_tiles: tuple[WarpTile, ...]
+    weight_grad: dict[str, list[CudaKernel]]
 
 
-def _family(name: str, make: Callable[..., CudaKernel], tiles: tuple[WarpTile, ...]) -> Family:
+def _family(
+    name: str, make: Callable[..., CudaKernel], tiles: tuple[WarpTile, ...], weight_tiles: tuple[WarpTile, ...]
+) -> Family:
     kernels = {
         (kind, stored): [
             make(
@@ -177,20 +181,22 @@ def _family(name: str, make: Callable[..., CudaKernel], tiles: tuple[WarpTile, .
         for kind in HALVES
         for stored in ("float32", kind)
     }  # fmt: skip
-    return Family(tiles, kernels)
+    weight_grad = {
+        kind: [
+            make(
+                f"conv-{name}{kind}-weight_grad-{t.rows}x{t.columns}", kind, t, _TAPS, _GRADIENT, _tap_place, Window,
+                "float32",
+            )
+            for t in weight_tiles
+        ]
+        for kind in HALVES
+    }  # fmt: skip
+    return Family(tiles, kernels, weight_tiles, weight_grad)
 
 
-WARPS = _family("", half_kernel, HALF_TILES)
-WARPGROUPS = _family("warpgroup-", warpgroup_kernel, WARPGROUP_TILES)
-_WEIGHT_GRAD = {
-    kind: [
-        half_kernel(
-            f"conv-{kind}-weight_grad-{t.rows}x{t.columns}", kind, t, _TAPS, _GRADIENT, _tap_place, Window, "float32"
-        )
-        for t in HALF_TILES
-    ]
-    for kind in HALVES
-}
+WARPS = _family("", half_kernel, HALF_TILES, HALF_TILES)
+# With a wider tile the assembler would wait for each product of the weight gradient before the next (its C7515).
+WARPGROUPS = _family("warpgroup-", warpgroup_kernel, WARPGROUP_TILES, WARPGROUP_TILES[:1])
 
 
 class _Pieces:
@@ -364,12 +370,12 @@ def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family 
     _run_windows(family, kind, picture, filters, _bits(_flat(out))[:0], spec, True, pieces, out)
 
 
-def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out) -> None:
+def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
     """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
     inner, outer, pieces = spec.c // spec.groups, spec.k // spec.groups, _Pieces(workspace)
     taps, terms = spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
     picture, gradient = _lay_out(x, kind, spec, inner, pieces), _lay_out(gy, kind, spec, outer, pieces)
-    stored, cut, number = _stored(kind, out), _weight_parts(spec), choose_half_tile(outer)
+    stored, cut, number = _stored(kind, out), _weight_parts(spec), choose_half_tile(outer, family.weight_tiles)
     direct = cut == 1 and stored == "float32"
     sums = out if direct else pieces.take(cut * out.size, "float32")
     # Fields that place results of the forward direction place those of this one.
@@ -377,7 +383,7 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out) -> None:
         columns=outer, out_image=spec.groups * padded(outer), apart=inner * taps, out_first=spec.k, out_down=inner,
         out_across=padded(outer),
     )  # fmt: skip
-    grid = make_grid(HALF_TILES[number], taps * padded(inner), outer, terms, spec.groups, cut, step=HALF_STEP)
-    _WEIGHT_GRAD[kind][number](grid.blocks, picture, gradient, sums, sums, window, grid)
+    grid = make_grid(family.weight_tiles[number], taps * padded(inner), outer, terms, spec.groups, cut, step=HALF_STEP)
+    family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, window, grid)
     if not direct:
         finish(sums, sums[:0], _bits(out), stored, cut)

@@ -12,6 +12,7 @@ What a kernel may do:
 
 - indices are int32: rows refuse arrays of 2**31 elements or more;
 - shared memory is reached by all warps of a block, with a barrier between one warp's write and another's access;
+- shared arrays are indexed by unsigned numbers: of a signed one it is asked each time whether it counts from the end;
 - sums have an order that the problem's shape decides; no atomics on floats;
 - local arrays are indexed by loop variables of constant loops alone, so that they live in registers.
 """

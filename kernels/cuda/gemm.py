@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .kernel import CudaKernel
-from .language import cuda, float32, int32, load4, uint32
+from .language import cuda, float32, int32, load4, uint32, uint64
 from .tiles import STEP, Grid, Tile
 
 
@@ -47,6 +47,7 @@ def gemm_kernel(
     room_a, room_b = 2 * slice_a, 2 * slice_b
     copies_a, copies_b = -(-rows * STEP // threads), -(-columns * STEP // threads)
     sums = tm * tn
+    together = 2 if sums > 32 else 1  # terms between two looks at the end; in smaller tiles more would cost occupancy
     a_is_even, b_by_t = rows * STEP % threads == 0, t_fastest
 
     def body(a, b, bias, c, geometry, grid):
@@ -90,15 +91,19 @@ def gemm_kernel(
                 at_a = uint32(buffer * uint32(slice_a) + ty * uint32(4))
                 at_b = uint32(buffer * uint32(slice_b) + tx * uint32(4))
                 end = uint32(at_a + uint32(slice_a))
-                while at_a < end:
-                    for i in range(0, tm, 4):
-                        left[i], left[i + 1], left[i + 2], left[i + 3] = load4(slices_a, uint32(at_a + i * down))
-                    for j in range(0, tn, 4):
-                        right[j], right[j + 1], right[j + 2], right[j + 3] = load4(slices_b, uint32(at_b + j * across))
-                    for i in range(tm):
-                        for j in range(tn):
-                            acc[i * tn + j] += left[i] * right[j]
-                    at_a, at_b = uint32(at_a + uint32(pitch_a)), uint32(at_b + uint32(pitch_b))
+                while at_a < end:  # in 64 bits constants are part of an address, as no sum can wrap
+                    for k in range(together):
+                        for i in range(0, tm, 4):
+                            at = uint64(at_a) + uint64(k * pitch_a + i * down)
+                            left[i], left[i + 1], left[i + 2], left[i + 3] = load4(slices_a, at)
+                        for j in range(0, tn, 4):
+                            at = uint64(at_b) + uint64(k * pitch_b + j * across)
+                            right[j], right[j + 1], right[j + 2], right[j + 3] = load4(slices_b, at)
+                        for i in range(tm):
+                            for j in range(tn):
+                                acc[i * tn + j] += left[i] * right[j]
+                    at_a = uint32(at_a + uint32(together * pitch_a))
+                    at_b = uint32(at_b + uint32(together * pitch_b))
                 buffer = buffer ^ uint32(1)
             if coming < last:  # and the next one to the other half of it
                 for i in range(copies_a):

@@ -51,13 +51,13 @@ def _turn_kernel(stored: str, kind: str) -> CudaKernel:
             bits = uint16(0)
             if c < turn.channels and at < turn.length:
                 bits = write(source[int32(((n * turn.groups + group) * turn.channels + c) * turn.length + at)])
-            square[int32((far + i) * pitch + near)] = uint32(bits)
+            square[uint32((far + i) * pitch + near)] = uint32(bits)
         cuda.syncthreads()
         for i in range(0, SIDE, THREADS // SIDE):
             c, at = int32(c0 + near), int32(l0 + far + i)
             if c < turn.padded and at < turn.length:
                 to = int32(((n * turn.length + at) * turn.groups + group) * turn.padded + c)
-                out[to] = uint16(square[int32(near * pitch + far + i)])
+                out[to] = uint16(square[uint32(near * pitch + far + i)])
 
     name = f"{kind}-from-float32" if stored == "float32" else "turn-halves"
     return CudaKernel(name, body, (pointer(stored), "uint16", Turn), THREADS)

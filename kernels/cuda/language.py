@@ -316,16 +316,16 @@ else:
 
         return types.void(acc, count), codegen
 
-    def warpgroup_product(kind, columns):
+    def warpgroup_product(kind, columns, turned=False):
         """The function (sums, descriptor of a, descriptor of b) that starts adding a product of 64 rows to local sums.
 
-        Both operands lie in shared memory, along their 16 terms, in the 128-byte swizzle.
+        Both operands lie in shared memory in the 128-byte swizzle: along their 16 terms, or ``turned``, across them.
         """
         count, name = columns // 2, HALVES[kind]
         registers = ",".join(f"${i}" for i in range(count))
         text = (
             f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{name}.{name} "
-            f"{{{registers}}}, ${count}, ${count + 1}, 1, 1, 1, 0, 0;"
+            f"{{{registers}}}, ${count}, ${count + 1}, 1, 1, 1, {int(turned)}, {int(turned)};"
         )
         constraints = ",".join(["=f"] * count + ["l", "l"] + [str(i) for i in range(count)])
 

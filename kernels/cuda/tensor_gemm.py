@@ -4,8 +4,9 @@ c[m, j] = Σ a(m, t) · b(t, j). Slices of a and b flow to shared memory by asyn
 stride, padding and alignment allows; STAGES of them are under way or in use at once. A warp keeps a tile of sums in
 registers and multiplies 16 x 8 tiles of it, 8 terms at a time.
 
-A slice that is copied along t lies as (row, t) in shared memory, otherwise as (t, row); the pitches are such that the 32
-lanes' reads of a fragment fall into 32 banks.
+A slice that is copied along t lies as (row, t) in shared memory, its fours of terms swapped: four c of a row stands at
+c xor (row div 2 mod 4). Otherwise it lies as (t, row), the rows padded by 8. So the 32 lanes' copies, of two rows or along
+one, and their reads of a fragment, a four of eight rows, each fall into all 32 banks: no bank conflicts.
 
 Source: NVIDIA, "Parallel Thread Execution ISA", 9.7 (mma.m16n8k8, cp.async).
 """
@@ -15,7 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .kernel import CudaKernel
-from .language import close_copies, copy_async, cuda, float32, int32, multiply_tf32, round_tf32, uint32, wait_copies
+from .language import (
+    close_copies,
+    copy_async,
+    cuda,
+    float32,
+    int32,
+    multiply_tf32,
+    round_tf32,
+    uint32,
+    uint64,
+    wait_copies,
+)
 from .tiles import STAGES, TENSOR_STEP, Grid, WarpTile
 
 
@@ -27,10 +39,10 @@ def tensor_kernel(
     threads, step = tile.threads, TENSOR_STEP
     wide = columns // warp_columns  # warps side by side
     down, across = warp_rows // 16, warp_columns // 8  # products of a warp
-    pitch_a = step + 4  # (row, t)
-    row_b, term_b = (step + 4, 1) if t_fastest else (1, columns + 8)
-    size_a, size_b = rows * pitch_a, columns * (step + 4) if t_fastest else step * (columns + 8)
+    pitch_b = columns + 8  # of (t, row)
+    size_a, size_b = rows * step, columns * step if t_fastest else pitch_b * step
     stage = size_a + size_b
+    row_b = step if t_fastest else 1  # from a row of b's slice to the next
     sums, ahead, waiting = down * across * 4, STAGES - 1, STAGES - 2
     copies_a, copies_b = rows * step // threads, columns * step // threads
 
@@ -46,11 +58,16 @@ def tensor_kernel(
         first = int32(part * grid.chunk)
         last = int32(min(first + grid.chunk, grid.terms))
         g, t = int32(me % uint32(32) // uint32(4)), int32(me % uint32(4))
+        swap = uint32(g // 2 * 4)
+        mine = me ^ (me // uint32(32) % uint32(4) * uint32(4))  # where the thread's copies along t begin
         warp_m = int32(me // uint32(32 * wide) * uint32(warp_rows))
         warp_j = int32(me // uint32(32) % uint32(wide) * uint32(warp_columns))
         for i in range(sums):
             acc[i] = float32(0)
-        filling, reading = int32(0), int32(0)  # stages
+        from_a = uint32((warp_m + g) * step + t) ^ swap
+        from_b = uint32(size_a + (warp_j + g) * row_b)
+        from_b = uint32(from_b + uint32(t)) ^ swap if t_fastest else uint32(from_b + uint32(t * pitch_b))
+        filling, reading = uint32(0), uint32(0)  # floats of stages
         coming = first
         turn = int32(-ahead)
         while first + turn * step < last:
@@ -58,12 +75,14 @@ def tensor_kernel(
                 wait_copies(waiting)
                 cuda.syncthreads()
             if coming < last:  # start copying a slice
+                to = uint64(uint32(filling + mine))
                 for i in range(copies_a):
                     e = uint32(me + uint32(i * threads))
                     row, term = int32(e // uint32(step)), int32(e % uint32(step))
                     inside = m0 + row < grid.rows and coming + term < last
                     at = a_at(group, int32(m0 + row), int32(coming + term), geometry) if inside else int32(-1)
-                    copy_async(room, int32(filling * stage + row * pitch_a + term), a, at)
+                    copy_async(room, to + uint64(i * threads), a, at)
+                to = uint64(uint32(filling + uint32(size_a)))
                 for i in range(copies_b):
                     e = uint32(me + uint32(i * threads))
                     if t_fastest:
@@ -72,27 +91,33 @@ def tensor_kernel(
                         row, term = int32(e % uint32(columns)), int32(e // uint32(columns))
                     inside = j0 + row < grid.columns and coming + term < last
                     at = b_at(group, int32(coming + term), int32(j0 + row), geometry) if inside else int32(-1)
-                    copy_async(room, int32(filling * stage + size_a + row * row_b + term * term_b), b, at)
+                    place = mine + uint32(i * threads) if t_fastest else uint32(row + term * pitch_b)
+                    copy_async(room, to + uint64(uint32(place)), b, at)
                 coming = int32(coming + step)
-                filling = int32(0) if filling == STAGES - 1 else int32(filling + 1)
+                filling = uint32(0) if filling == uint32((STAGES - 1) * stage) else uint32(filling + uint32(stage))
             close_copies()
-            if turn >= 0:
-                in_a = int32(reading * stage + (warp_m + g) * pitch_a + t)
-                in_b = int32(reading * stage + size_a + (warp_j + g) * row_b + t * term_b)
+            if turn >= 0:  # multiply a slice; in 64 bits constants are part of an address, as no sum can wrap
+                in_a, in_b = uint32(reading + from_a), uint32(reading + from_b)
                 for k in range(0, step, 8):
+                    near_a, far_a = uint64(in_a ^ uint32(k)), uint64(in_a ^ uint32(k + 4))
+                    if t_fastest:
+                        near_b, far_b = uint64(in_b ^ uint32(k)), uint64(in_b ^ uint32(k + 4))
+                    else:
+                        near_b = uint64(in_b) + uint64(k * pitch_b)
+                        far_b = near_b + uint64(4 * pitch_b)
                     for i in range(down):
-                        at = int32(in_a + i * 16 * pitch_a + k)
+                        above, below = uint64(i * 16 * step), uint64((i * 16 + 8) * step)
                         left = (
-                            round_tf32(room[at]), round_tf32(room[at + 8 * pitch_a]),
-                            round_tf32(room[at + 4]), round_tf32(room[at + 8 * pitch_a + 4]),
+                            round_tf32(room[near_a + above]), round_tf32(room[near_a + below]),
+                            round_tf32(room[far_a + above]), round_tf32(room[far_a + below]),
                         )  # fmt: skip
                         for j in range(across):
-                            at = int32(in_b + j * 8 * row_b + k * term_b)
-                            right = round_tf32(room[at]), round_tf32(room[at + 4 * term_b])
+                            beside = uint64(j * 8 * row_b)
+                            right = round_tf32(room[near_b + beside]), round_tf32(room[far_b + beside])
                             s = (i * across + j) * 4
                             total = (acc[s], acc[s + 1], acc[s + 2], acc[s + 3])
                             acc[s], acc[s + 1], acc[s + 2], acc[s + 3] = multiply_tf32(left, right, total)
-                reading = int32(0) if reading == STAGES - 1 else int32(reading + 1)
+                reading = uint32(0) if reading == uint32((STAGES - 1) * stage) else uint32(reading + uint32(stage))
             turn = int32(turn + 1)
         if grid.biased:
             for i in range(2 * down):

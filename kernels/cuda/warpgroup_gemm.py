@@ -2,11 +2,12 @@
 
 Four warps multiply 64 rows by all of the block's columns, reading both operands from shared memory by themselves and
 going on while the next slices are copied. The slices lie as in :mod:`.panels`, which is what the descriptors call the
-128-byte swizzle; both operands run along t. Before a product reads a slice, each thread waits for its copies, passes a
-proxy fence, and all meet at a barrier; a slice is copied over only when the product that read it is done, two turns
-later.
+128-byte swizzle; both operands lie in rows (K-major), or both in columns (MN-major). Before a product reads a slice, each
+thread waits for its copies, passes a proxy fence, and all meet at a barrier; a slice is copied over only when the product
+that read it is done, two turns later.
 
-Source: NVIDIA, "Parallel Thread Execution ISA", 9.7.15 (wgmma: matrix descriptors, fences, asynchronous proxy).
+Source: NVIDIA, "Parallel Thread Execution ISA", 9.7.15 (wgmma: matrix descriptors, fences, asynchronous proxy); CUTLASS,
+cute/atom/mma_traits_sm90_gmma.hpp (canonical layouts, by which descriptors name distances).
 """
 
 from __future__ import annotations
@@ -34,21 +35,27 @@ from .language import (
 from .panels import Operand, make_panel
 from .tiles import HALF_STEP, WARPGROUP_STAGES, Grid, WarpTile
 
-# Of a descriptor: swizzle mode 128 bytes, 1024 bytes from eight rows to the next eight; the start goes in its lowest bits.
-DESCRIPTOR = 1 << 62 | 1024 // 16 << 32 | 1 << 16
+# Of a descriptor: swizzle mode 128 bytes, 1024 bytes from eight lines to the next eight; the start goes in its lowest bits.
+# In columns also the bytes from one panel of 64 to the next.
+DESCRIPTOR = 1 << 62 | 1024 // 16 << 32
+IN_ROWS, IN_COLUMNS = DESCRIPTOR | 1 << 16, DESCRIPTOR | HALF_STEP * 128 // 16 << 16
 
 
 def warpgroup_kernel(
     name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str
 ) -> CudaKernel:
     """The kernel (a, b, bias, c, geometry, grid) for one tile; parameters as of :func:`.half_gemm.half_kernel`."""
+    if a.along_terms != b.along_terms:
+        raise ValueError(f"{name}: both operands lie in rows or both in columns")
     rows, columns, _, _ = tile
     threads, stages, ahead = tile.threads, WARPGROUP_STAGES, WARPGROUP_STAGES - 2
     across, sums, waiting = columns // 8, columns // 2, ahead - 1
     in_a, in_b = make_panel(a, rows, threads), make_panel(b, columns, threads)
     begin_a, copy_a, begin_b, copy_b = in_a.begin, in_a.copy, in_b.begin, in_b.copy
     sides_a, sides_b, size_a, stage = in_a.sides, in_b.sides, in_a.nbytes, in_a.nbytes + in_b.nbytes
-    multiply = warpgroup_product(kind, columns)
+    multiply = warpgroup_product(kind, columns, turned=not a.along_terms)
+    # Of 16 terms: 32 bytes of a line, or 16 lines; in a descriptor's units of 16 bytes.
+    layout, forth = (IN_ROWS, 2) if a.along_terms else (IN_COLUMNS, 128)
     finish_tile = make_finish(place, stored, 1, across)
 
     def body(a, b, bias, c, geometry, grid):
@@ -71,7 +78,7 @@ def warpgroup_kernel(
         last = int32(min(first + grid.chunk, grid.terms))
         begin_a(group, m0, grid.rows, me, geometry, offsets_a, downs_a, acrosses_a)
         begin_b(group, j0, grid.columns, me, geometry, offsets_b, downs_b, acrosses_b)
-        mine = me // uint32(128) * uint32(64 * 128)  # this warpgroup's 64 lines of a
+        mine = me // uint32(128) * uint32(64 * 128)  # this warpgroup's 64 lines of a, or its panel
         for i in range(sums):
             acc[i] = float32(0)
         filling, reading = uint32(0), uint32(0)  # bytes of stages
@@ -81,12 +88,12 @@ def warpgroup_kernel(
                 wait_copies(waiting)
                 share_writes()
                 cuda.syncthreads()
-                from_a = descriptor(uint32(base + reading + mine))
-                from_b = descriptor(uint32(base + reading + uint32(size_a)))
+                from_a = descriptor(uint32(base + reading + mine), layout)
+                from_b = descriptor(uint32(base + reading + uint32(size_a)), layout)
                 keep(acc, sums)
                 open_products()
-                for k in range(HALF_STEP // 16):  # 16 terms are 32 bytes of a line
-                    multiply(acc, uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k)))
+                for k in range(HALF_STEP // 16):
+                    multiply(acc, uint64(from_a + uint64(forth * k)), uint64(from_b + uint64(forth * k)))
                 close_products()
                 wait_products(1)
                 reading = uint32(0) if reading == uint32((stages - 1) * stage) else uint32(reading + uint32(stage))
@@ -111,6 +118,6 @@ def warpgroup_kernel(
 
 
 @inlined
-def descriptor(address):
+def descriptor(address, layout):
     """What tells wgmma where an operand starts in shared memory and how it lies there."""
-    return uint64(uint64(address & uint32(0x3FFFF)) >> uint64(4)) | uint64(DESCRIPTOR)
+    return uint64(uint64(address & uint32(0x3FFFF)) >> uint64(4)) | uint64(layout)

@@ -47,7 +47,7 @@ VARIANTS = (
             kind,
         )
         for kind in ("float16", "bfloat16")
-        for direction in ("forward", "input_grad")
+        for direction in ("forward", "input_grad", "weight_grad")
     ),
     *(
         cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)

@@ -1,4 +1,4 @@
-"""The 1x1 convolution and its input gradient in bfloat16 by Hopper's warpgroups (wgmma): :mod:`..conv.half_products`."""
+"""The 1x1 convolution and its gradients in bfloat16 by Hopper's warpgroups (wgmma): :mod:`..conv.half_products`."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def forward(x, w, bias, spec: PointwiseSpec, workspace, out) -> None:
 def input_grad(gy, w, spec: PointwiseSpec, workspace, out) -> None:
     """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]."""
     half_products.input_grad("bfloat16", gy, w, as_convolution(spec), workspace, out, half_products.WARPGROUPS)
+
+
+def weight_grad(x, gy, spec: PointwiseSpec, workspace, out) -> None:
+    """gw[k, c] = sum over n, l of gy[n, k, l] · x[n, c, l]."""
+    half_products.weight_grad("bfloat16", x, gy, as_convolution(spec), workspace, out, half_products.WARPGROUPS)

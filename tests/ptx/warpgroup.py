@@ -4,8 +4,10 @@ A product reads its operands, and its sums hold nothing, until its group has bee
 before is a fault. Operands are read through the asynchronous proxy: who wrote them must have passed a proxy fence, and
 then a barrier.
 
-Operands lie K-major in the 128-byte swizzle: rows of 128 bytes, eight of them a pattern of 1024 whose 16-byte chunks c of
-row r lie at c xor r; the descriptor holds the start, the distance of patterns ("stride"), and the swizzle mode.
+Operands lie in the 128-byte swizzle: lines of 128 bytes, eight of them a pattern of 1024 whose 16-byte chunks c of
+line r lie at c xor r. The descriptor holds the start, the swizzle mode and distances of patterns. K-major a line is a row of
+terms, and the next eight rows are "stride" away. MN-major, for transposed operands, a line is 64 rows of one term: the next
+eight terms are "stride" away, the next 64 rows "leading dimension".
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ SWIZZLE_128 = 1
 PATTERN, ROW = 1024, 128  # bytes
 ROWS = 64  # of a product
 TERMS = 32  # bytes of a row that a product takes
+LINES = 16  # terms that a product takes of a transposed operand
 
 
 class Products:
@@ -106,25 +109,29 @@ class Products:
         if any(group for queue in self.queue for group in queue):
             raise Fault("the kernel ends with matrix products that nobody waited for")
 
-    def operand(self, group: int, descriptor: int, rows: int, text: str) -> np.ndarray:
-        """The bits of an operand (rows, 8 words), marked as in use."""
+    def operand(self, group: int, descriptor: int, rows: int, turned: bool, text: str) -> np.ndarray:
+        """The bits of an operand (rows, 8 words), or transposed (16 terms, words of two rows), marked as in use."""
         shared, lanes = self.machine.shared, self.machine.lanes
-        start, distance = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+        start, leading, distance = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
         if descriptor >> 62 != SWIZZLE_128:
             raise Fault(
                 f"{text}: the descriptor's swizzle mode is {descriptor >> 62}, only 1 (128 bytes) is known here"
             )
-        if descriptor >> 49 & 7 or start % PATTERN >= ROW or start % ROW > ROW - TERMS:
+        if descriptor >> 49 & 7 or start % PATTERN >= (1 if turned else ROW) or start % ROW > ROW - TERMS:
             raise Fault(
-                f"{text}: the descriptor's start {start} does not lie in the first row of a pattern of 1024 bytes"
+                f"{text}: the descriptor's start {start} does not lie in the first line of a pattern of 1024 bytes"
             )
-        row, chunk = np.arange(rows)[:, None], np.arange(0, TERMS, 16)[None]
-        at = start + row // 8 * distance + row % 8 * ROW + chunk
+        if turned:
+            line, chunk = np.arange(LINES)[:, None], np.arange(rows // 8)[None]
+            at = start + line // 8 * distance + line % 8 * ROW + chunk // 8 * leading + chunk % 8 * 16
+        else:
+            line, chunk = np.arange(rows)[:, None], np.arange(TERMS // 16)[None]
+            at = start + line // 8 * distance + line % 8 * ROW + chunk * 16
         at ^= (at >> 7 & 7) << 4
         if (at < FIRST_SHARED).any() or (at + 16 > shared.size).any():
             raise Fault(f"{text}: shared memory out of bounds, byte {int(at.max())} + 16 of {shared.size}")
         block = group * 128 // lanes.threads
-        words = ((at + block * shared.size)[..., None] // 4 + np.arange(4)).reshape(rows, TERMS // 4)
+        words = ((at + block * shared.size)[..., None] // 4 + np.arange(4)).reshape(len(at), -1)
         if shared.pending[words].any():
             raise Fault(f"{text}: reads shared memory that an asynchronous copy has not delivered: a wait is missing")
         if not shared.written.reshape(-1, 4)[words].all():
@@ -151,13 +158,23 @@ def _values(bits: np.ndarray, kind: str) -> np.ndarray:
     return (bits & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
 
 
+def _operand(
+    products: Products, group: int, descriptor: int, rows: int, turned: bool, kind: str, text: str
+) -> np.ndarray:
+    """The numbers of an operand (rows, terms)."""
+    values = _values(products.operand(group, descriptor, rows, turned, text), kind)
+    return values.T if turned else values
+
+
 def _multiply(machine: Machine, instruction: Instruction) -> Step:
     """d = a · b + d for 64 rows; a thread's sums are rows g and g + 8 of its warp's 16, two columns of every eight."""
     products, parts, text = machine.products, instruction.parts, f"wgmma {'.'.join(instruction.parts[4:])}"
     shape = re.fullmatch(r"m64n(\d+)k(8|16)", parts[4])
     rest = instruction.operands[4:]
-    plain = ("1", "1") if parts[6] == "tf32" else ("1", "1", "0", "0")
-    if not shape or parts[2:4] != ("sync", "aligned") or parts[5] != "f32" or parts[6] != parts[7] or rest != plain:
+    turned = tuple(flag == "1" for flag in rest[2:])  # each operand; those of TF32 cannot be
+    if rest[:2] != ("1", "1") or len(rest) != (2 if parts[6] == "tf32" else 4) or not {*rest[2:]} <= {"0", "1"}:
+        raise NotImplementedError(instruction.text)
+    if not shape or parts[2:4] != ("sync", "aligned") or parts[5] != "f32" or parts[6] != parts[7]:
         raise NotImplementedError(instruction.text)
     columns, kind, names = int(shape[1]), parts[6], _names(instruction.operands[0])
     if len(names) != columns // 2 or kind not in ("f16", "bf16", "tf32"):
@@ -174,9 +191,11 @@ def _multiply(machine: Machine, instruction: Instruction) -> Step:
                 raise Fault(f"{text}: its operands differ among the lanes of a warpgroup")
             if any(products.touched[name][group] for name in names):
                 raise Fault(f"{text}: its registers were written without a wgmma.fence since")
-            left = products.operand(group, int(descriptors[0][group, 0]), ROWS, text)
-            right = products.operand(group, int(descriptors[1][group, 0]), columns, text)
-            product = _values(left, kind) @ _values(right, kind).T
+            left, right = (
+                _operand(products, group, int(d[group, 0]), size, turn, kind, text)
+                for d, size, turn in zip(descriptors, (ROWS, columns), turned or (False, False), strict=True)
+            )
+            product = left @ right.T
             # (warp, half, g, eight columns, t, neighbour) -> (register, lane)
             product = product.reshape(4, 2, 8, columns // 8, 4, 2).transpose(3, 1, 5, 0, 2, 4).reshape(-1, 128)
             sums[:, group] = product + (sums[:, group] if kept[group, 0] else 0)
