@@ -13,6 +13,7 @@ from convkern.kernels import conv
 from convkern.kernels.conv import blocks, costs, cpu_winograd, cpu_winograd_weight, reference, winograd_reference
 from convkern.kernels.patches import FILTER, INPUT, OUTPUT, SIZE, whole
 from convkern.kernels.spec import ConvSpec
+from convkern.kernels.threads import num_threads
 from convkern.kernels.variant import Problem
 
 from .bounds import floats
@@ -126,6 +127,16 @@ def test_every_way_to_fill_a_vector(parts, monkeypatch):
     assert blocks.make_blocks(1, (9, width), 4, 4, 100).parts == parts
     for row in ROWS:
         assert check_conv(row, spec_of(20, 16, (9, width), 17, 3, ((1, 1), (1, 1))), "float32")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+def test_channels_that_fill_no_whole_tiles_stay_in_scratch(row):
+    threads = num_threads()
+    ck.set_num_threads(1)  # a second thread's scratch would hide what is written beyond the first one's
+    try:
+        assert check_conv(row, spec_of(4, 64, (32, 32), 64, 3, ((1, 1), (1, 1))), "float32")
+    finally:
+        ck.set_num_threads(threads)
 
 
 def test_errors_are_of_the_expected_size():

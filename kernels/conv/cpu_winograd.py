@@ -48,7 +48,7 @@ from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, w
 
 POINTS = SIZE * SIZE
 ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
-OUTER = 64  # channels produced at a time: their products stay in the second-level cache
+OUTER = 64 // ROWS * ROWS  # channels produced at a time, in whole tiles: their products stay in the second-level cache
 OUTER_WIDE = (4 * ROWS, 2 * ROWS)  # the same where kernels are transformed by the job, many or few
 WIDE_BYTES = 320 * 1024  # of products, and of transformed kernels at a time, of such a job: both stay in that cache
 LINE_BYTES = 64  # of a cache line
