@@ -189,6 +189,7 @@ class GradScaler:
         if id(optimizer) in self._found:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
         overflowed = False
+        divided = []  # kept apart until all are there: memory may run out
         with np.errstate(all="ignore"):
             inverse = np.float32(1 / np.float64(self._scale))
             for group in optimizer.param_groups:
@@ -196,7 +197,9 @@ class GradScaler:
                     if p.grad is not None:
                         gradient = p.grad.data * inverse
                         overflowed |= not bool(library(gradient).isfinite(gradient).all())
-                        p.grad = Tensor(gradient)
+                        divided.append((p, gradient))
+        for p, gradient in divided:
+            p.grad = Tensor(gradient)
         self._found[id(optimizer)] = overflowed
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=None if arguments is None else list(arguments), prog_name="convkern")
     except SystemExit as end:  # how typer ends, also when all is well
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         if _show_traceback:
             raise
         print(f"convkern: {_message(error)}", file=sys.stderr)

@@ -8,6 +8,7 @@ NumPy arrays, sums without axes are arrays, flags do not tell what is writeable,
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
@@ -49,11 +50,43 @@ def _device(value: Any) -> Any:
     return tuple(map(_device, value)) if isinstance(value, tuple) else value
 
 
+class OutOfMemoryError(MemoryError):
+    """As CuPy's, which raises it after its pool gave back what it kept and the driver refused again."""
+
+
+class Memory:
+    """The device's: what is in use, which allocations fail, and the graph that is being captured."""
+
+    def __init__(self) -> None:
+        self.used = self.taken = self.given_back = 0  # bytes, allocations, calls that empty the pool
+        self.fails: Callable[[int], bool] = lambda number: False  # by the allocation's number
+
+    def take(self, array: ndarray) -> None:
+        self.taken += 1
+        if self.fails(self.taken - 1):
+            raise OutOfMemoryError(
+                f"Out of memory allocating {array.nbytes:,} bytes (allocated so far: {self.used:,} bytes)."
+            )
+        self.used += array.nbytes
+        weakref.finalize(array, self._give, array.nbytes)
+
+    def _give(self, nbytes: int) -> None:
+        self.used -= nbytes
+
+    def free_all_blocks(self) -> None:
+        self.given_back += 1
+
+
+_memory = Memory()
+
+
 class ndarray:
     """Keeps a NumPy array, ``host``, that only this file and the interpreter look at."""
 
     def __init__(self, host: np.ndarray, base: ndarray | None = None) -> None:
         self.host, self.base = host, base
+        if base is None:
+            _memory.take(self)
 
     dtype = property(lambda self: self.host.dtype)
     shape = property(lambda self: self.host.shape)
@@ -239,9 +272,13 @@ def module() -> Any:
     vars(made).update({name: _Function(getattr(np, name)) for name in SAME}, **{f.__name__: f for f in own})
     made.random = SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210)
     runtime = SimpleNamespace(
-        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError
+        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError,
+        memGetInfo=lambda: (1 << 20, 1 << 30),
+    )  # fmt: skip
+    made.cuda = SimpleNamespace(
+        runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     )
-    made.cuda = SimpleNamespace(runtime=runtime, get_device_id=lambda: 0)
+    made.get_default_memory_pool = lambda: _memory
     return made
 
 
