@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import library
+from .device import library, refuse_capture
 from .tensor import Tensor
 
 DEVICES = {"cpu": "bfloat16", "cuda": "float16"}  # and what is taken where no dtype is given, as in PyTorch
@@ -170,6 +170,7 @@ class GradScaler:
         """The loss, or a tuple or list of losses, times the scale."""
         if not self._enabled:
             return outputs
+        refuse_capture("GradScaler.scale", "the scale changes from step to step, and replays would keep the first")
         if isinstance(outputs, (tuple, list)):
             return type(outputs)(self.scale(output) for output in outputs)
         return outputs * float(self._scale)

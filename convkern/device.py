@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,34 @@ def empty(shape: Any, dtype: Any) -> Any:
         return cupy.empty(shape, dtype)
     except MemoryError as error:
         raise memory_error(error) from error
+
+
+class _Capture(threading.local):
+    active = False
+
+
+_capture = _Capture()
+
+
+@contextmanager
+def captured() -> Iterator[None]:
+    """Inside the block this thread's launches are recorded into a CUDA graph."""
+    _capture.active = True
+    try:
+        yield
+    finally:
+        _capture.active = False
+
+
+def capturing() -> bool:
+    """Whether this thread's launches are recorded."""
+    return _capture.active
+
+
+def refuse_capture(what: str, why: str) -> None:
+    """Raise RuntimeError while launches are recorded, for what replays would do wrong."""
+    if _capture.active:
+        raise RuntimeError(f"{what} cannot be captured: {why}")
 
 
 def is_cupy(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import cpu_copy, is_cupy, kernel_array, library, memory_error, moved, of, one
+from ..device import cpu_copy, is_cupy, kernel_array, library, memory_error, moved, of, one, refuse_capture
 from ..tensor import Tensor
 
 Row = tuple[np.ndarray | None, ...]
@@ -132,11 +132,14 @@ class Optimizer:
         -------
         What the closure gave, or None.
         """
+        refuse_capture(
+            f"{type(self).__name__}.step", "its numbers change from step to step, and replays would keep the first"
+        )
         loss = None if closure is None else closure()
         before = {position: dict(values) for position, values in self.state.items()}
         changed = False
         try:
-            for rows, numbers, written in self._prepared():  # GPUs come first: there memory may run out
+            for rows, numbers, written in self.prepared():  # GPUs come first: there memory may run out
                 self.kernel(rows, moved(numbers, of(rows[0][0])))
                 changed = True
                 for p, w in written:
@@ -152,8 +155,8 @@ class Optimizer:
             raise told from error
         return loss
 
-    def _prepared(self) -> list[Work]:
-        """Bring the state to the next step, and give what the kernels take."""
+    def prepared(self) -> list[Work]:
+        """Bring the state to the next step, and give what the kernels take: :meth:`step` without the kernels."""
         found: dict[
             tuple[str, np.dtype], tuple[list[Row], list[tuple[float, ...]], list[tuple[Tensor, np.ndarray]]]
         ] = {}

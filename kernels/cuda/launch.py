@@ -52,7 +52,7 @@ _frame = _Frame()
 
 
 def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
-    """Arrays and numbers as they are, named tuples field by field, tables as tuples of numbers and arrays.
+    """Arrays and numbers as they are, named tuples field by field, tables as tuples or as `upload` gave them.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def pack(kernel: CudaKernel, args: tuple[Any, ...]) -> Packed:
                 raise TypeError(f"{kernel.name}: argument {number} must be a contiguous {kind} array, got {got}")
             packed.append(value)
         elif isinstance(kind, str):
-            packed.append(tuple(value) if kind == "table" else value)
+            packed.append(tuple(value) if isinstance(value, list) else value)
         elif isinstance(value, kind):
             packed.extend(value)
         else:
@@ -107,8 +107,8 @@ def _load(kernel: CudaKernel, device: Any) -> tuple[int, Any]:
         return _functions[key]
 
 
-def _uploaded(table: tuple[Any, ...]) -> Any:
-    """A table on the device, with the arrays' addresses."""
+def cupy_upload(table: tuple[Any, ...]) -> Any:
+    """A table on the device, with the arrays' addresses. Who launches with it keeps the arrays."""
     import cupy
 
     return cupy.array([entry if isinstance(entry, int) else entry.data.ptr for entry in table], "int64")
@@ -160,8 +160,9 @@ def _launch(kernel: CudaKernel, blocks: int, values: list[Any], number: int) -> 
     tables = []  # kept until the launch, which comes before any other use of their memory on this stream
     if kernel.tables:
         for place in kernel.tables:
-            tables.append(_uploaded(values[place]))
-            values[place] = tables[-1].data.ptr
+            if isinstance(values[place], tuple):
+                tables.append(cupy_upload(values[place]))
+                values[place] = tables[-1].data.ptr
     write(kernel, values, _frame.room, _frame.AT)
     stream = cupy.cuda.get_current_stream()
     cupy.cuda.driver.launchKernel(
@@ -175,6 +176,7 @@ def _launch(kernel: CudaKernel, blocks: int, values: list[Any], number: int) -> 
 
 
 launcher: Callable[[CudaKernel, int, Packed], None] = cupy_launcher
+upload: Callable[[tuple[Any, ...]], Any] = cupy_upload
 
 
 def device_capability() -> int | None:
