@@ -184,6 +184,10 @@ def train(
         typer.Option("--tensorboard/--no-tensorboard", help="Also write logs for TensorBoard.", show_default="no"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=Config.device)] = None,
+    capture: Annotated[
+        bool | None,
+        typer.Option("--capture/--no-capture", help="On cuda: replay steps as CUDA graphs.", show_default="no"),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA-TIME", metavar="FOLDER"),
@@ -227,6 +231,7 @@ def train(
         "seed": seed,
         "tensorboard": tensorboard,
         "device": device,
+        "capture": capture,
         "out": out,
     }
     given = {name: value for name, value in options.items() if value is not None}

@@ -23,7 +23,7 @@ from .gpu import interpreted
 # NumPy's names that CuPy has as well, with the same meaning; what convkern and its tests use of them.
 SAME = (
     "abs", "absolute", "add", "all", "allclose", "any", "arange", "argmax", "argsort", "array_equal",
-    "broadcast_to", "clip", "concatenate", "copysign", "divide", "equal", "exp", "expand_dims", "expm1",
+    "broadcast_to", "clip", "concatenate", "copysign", "divide", "dot", "equal", "exp", "expand_dims", "expm1",
     "floor", "full", "greater", "greater_equal", "isfinite", "isnan", "ix_", "less", "less_equal", "log",
     "log1p", "logical_and", "logical_or", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
     "multiply", "negative", "not_equal", "ones", "ones_like", "power", "reciprocal", "rint", "shape", "sign",

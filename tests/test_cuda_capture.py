@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import convkern as ck
 from convkern import amp, capture, nn, optim
+from convkern import train as training
 from convkern.blas import own_products, product
+from convkern.train import checkpoint, loop
 
 from . import fake_cupy
 from .gpu import needs_compiler
+from .test_train import write_data
 
 pytestmark = needs_compiler
 
@@ -104,7 +109,9 @@ def eager(name: str, cupy) -> Run:
     return run
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full if name not in ("sgd", "adam") else ()) for name in OPTIMIZERS]
+)
 def test_replayed_steps_are_eager_steps(name, cupy):
     """Losses, parameters, statistics, optimizer state and gradients of every replay, the learning rate falling."""
     want, run = eager(name, cupy), Run(name, cupy)
@@ -248,7 +255,9 @@ def test_what_moved_is_noticed(cupy):
         run.step(1, True)
         before = run.state()
         images, labels = run.batch(2, 1)
-        with pytest.raises(ValueError, match=r"images must be of shape \(2, 1, 4, 4\) and float32, as captured, got \(1,"):
+        with pytest.raises(
+            ValueError, match=r"images must be of shape \(2, 1, 4, 4\) and float32, as captured, got \(1,"
+        ):
             run.captured.forward(images, labels)
         run.optimizer.state[0]["exp_avg"] = run.optimizer.state[0]["exp_avg"].copy()
         run.captured.backward()
@@ -272,3 +281,92 @@ def test_products_of_our_own(shape, cupy):
         for left in (cupy.array(a), cupy.array(np.ascontiguousarray(a.T)).T):
             for right in (cupy.array(b), cupy.array(np.ascontiguousarray(b.T)).T):
                 np.testing.assert_array_equal(product(left, right).get(), a @ b)
+
+
+# --- the training loop
+
+
+def tiny(facts) -> nn.Sequential:
+    with nn.init.seeded(1):
+        return nn.Sequential(
+            nn.AvgPool2d(4), nn.Conv2d(1, 2, 3, stride=2), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(18, 10),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def run_of(cupy, tmp_path, monkeypatch):
+    """Training of a tiny model on ten images in batches of four: its weights, its metrics, and which steps were replayed."""
+    pytest.importorskip("safetensors")
+    write_data(tmp_path, 10, 4)
+    monkeypatch.setattr(loop, "build_model", tiny)
+    monkeypatch.setattr(loop.Trainer, "_draw", lambda self, history: 0.0)
+    replays = []
+    forward = capture.CapturedStep.forward
+    monkeypatch.setattr(
+        capture.CapturedStep, "forward", lambda self, *batch: replays.append(len(batch[1])) or forward(self, *batch)
+    )
+
+    def run(name: str, **options):
+        replays.clear()
+        config = training.Config(
+            data="mnist", data_dir=str(tmp_path), epochs=2, batch_size=4, device="cuda", capture=True,
+            out=str(tmp_path / name), **options,
+        )  # fmt: skip
+        done = training.train(config, quiet=True)
+        lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+        facts = [{key: line[key] for key in ("train_loss", "train_accuracy", "test_loss", "lr")} for line in lines]
+        saved = checkpoint.load(done.folder / checkpoint.LAST)
+        return {**saved.weights, **saved.average}, facts, list(replays)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"optimizer": "adam", "clip_norm": 0.5, "ema": 0.9}, id="adam"),
+        pytest.param({"optimizer": "sgd", "schedule": "one-cycle", "lr": 0.05}, id="sgd", marks=pytest.mark.full),
+    ],
+)
+def test_a_captured_run_is_the_eager_run(options, run_of, monkeypatch):
+    """A schedule, noise, clipping, averages; the first step and each epoch's last, smaller batch run eagerly."""
+    weights, metrics, replays = run_of("captured", **options)
+    monkeypatch.setattr(loop.Trainer, "_captured_step", lambda self, x, labels: None)
+    want_weights, want_metrics, none = run_of("eager", **options)
+    assert (replays, none) == ([4, 4, 4], [])
+    assert metrics == want_metrics
+    assert weights.keys() == want_weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, want_weights[name], err_msg=name)
+
+
+def test_capture_needs_a_gpu_and_says_what_it_cannot_take():
+    with pytest.raises(ValueError, match=r"capture=True needs device='cuda': .*, got device='cpu'"):
+        training.Config(capture=True, device="cpu")
+    with pytest.raises(ValueError, match=r"capture=True needs device='cuda': .*, got device='auto'"):
+        training.train(training.Config(capture=True))
+    with pytest.raises(ValueError, match=r"capture=True needs label_smoothing=0: .*, got 0.1"):
+        training.Config(capture=True, device="cuda", label_smoothing=0.1)
+    with pytest.raises(TypeError, match="capture must be True or False, got 1"):
+        training.Config(capture=1, device="cuda")
+
+
+def test_the_command_takes_it(capsys):
+    from convkern import cli
+
+    assert cli.main(["train", "--capture", "--device", "cpu"]) == 2
+    assert "convkern: capture=True needs device='cuda'" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_in_a_run_is_told(run_of, monkeypatch):
+    """In the loss, which is no layer: the loop tells the bytes as layers do."""
+    from convkern.device import OutOfDeviceMemory
+
+    def fails(self, logits, labels):
+        raise fake_cupy.OutOfMemoryError("Out of memory allocating 1,234 bytes (allocated so far: 5 bytes).")
+
+    monkeypatch.setattr(loop.Trainer, "warm_up", lambda self, progress: None)
+    monkeypatch.setattr(loop.Trainer, "_loss", fails)
+    with pytest.raises(OutOfDeviceMemory, match="1,234 bytes asked for, 1,048,576 of"):
+        run_of("failing")
