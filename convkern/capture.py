@@ -25,6 +25,7 @@ from typing import Any
 
 from . import device, random
 from .blas import own_products
+from .kernels.cuda import launch
 from .optim.optimizer import Optimizer, update_kernels
 
 
@@ -134,6 +135,16 @@ class CapturedStep:
         """What the graphs know the addresses of and do not own."""
         return [*(p.data for p in self._model.parameters()), *self._model.buffers()]
 
+    def _replay(self, graph: Any, part: str) -> None:
+        """Launch a graph on the current stream; with CONVKERN_DEBUG=1 wait for it, so that its errors are this call's."""
+        graph.launch()
+        if launch.DEBUG:
+            cuda = sys.modules["cupy"].cuda
+            try:
+                cuda.get_current_stream().synchronize()
+            except cuda.runtime.CUDARuntimeError as error:
+                raise RuntimeError(f"the captured {part} failed: {error}") from error
+
     def forward(self, images: Any, labels: Any) -> Any:
         """Copy a batch in, draw the step's noise, and replay the forward pass.
 
@@ -161,12 +172,12 @@ class CapturedStep:
             draw.again()
         for buffer, count in self._counts:
             buffer[...] += count
-        self._forward.launch()
+        self._replay(self._forward, "forward pass")
         return self.result
 
     def backward(self) -> None:
         """Replay the backward pass: every parameter's gradient is that of the batch."""
-        self._backward.launch()
+        self._replay(self._backward, "backward pass")
         for p, gradient in self._gradients:
             p.grad = gradient
 
@@ -185,6 +196,6 @@ class CapturedStep:
             self._optimizer.state = before
             raise RuntimeError("gradients or the optimizer's state have moved since the step was captured")
         self._numbers.set(numbers)
-        self._update.launch()
+        self._replay(self._update, "update")
         for p, _ in written:
             p.mark_changed()

@@ -11,6 +11,7 @@ import convkern as ck
 from convkern import amp, capture, nn, optim
 from convkern import train as training
 from convkern.blas import own_products, product
+from convkern.kernels.cuda import launch
 from convkern.train import checkpoint, loop
 
 from . import fake_cupy
@@ -246,6 +247,26 @@ def test_the_default_stream_is_refused(cupy):
         run.step(0, False)
         with pytest.raises(RuntimeError, match="default"):
             run.step(1, True)
+
+
+def test_debugging_blames_the_part_that_failed(cupy, monkeypatch):
+    run = Run("adam", cupy)
+    with capture.own_stream():
+        run.step(0, False)
+        run.step(1, True)
+        waits = []
+        monkeypatch.setattr(launch, "DEBUG", True)
+        monkeypatch.setattr(fake_cupy.Stream, "synchronize", lambda stream: waits.append(1))
+        run.step(2, True)
+        assert len(waits) == 3
+
+        def fails(stream):
+            raise OSError("an illegal memory access was encountered")
+
+        monkeypatch.setattr(fake_cupy.Stream, "synchronize", fails)
+        with pytest.raises(RuntimeError, match=r"^the captured backward pass failed: an illegal memory access"):
+            run.captured.backward()
+        monkeypatch.undo()
 
 
 def test_what_moved_is_noticed(cupy):

@@ -29,6 +29,7 @@ class Machine:
         self.current, self.calls, self.loaded, self.waits, self.error = 0, [], [], 0, ""
         self.functions: list[Any] = []
         self.contexts: set[int] = set()
+        self.capturing = False
         self.between: Any = None  # runs while a launch is under way
         machine = self
 
@@ -95,7 +96,9 @@ class Machine:
                 Device=Device, get_device_id=lambda: machine.current,
                 runtime=SimpleNamespace(CUDARuntimeError=CudaError, free=lambda p: machine.contexts.add(machine.current)),
                 driver=SimpleNamespace(launchKernel=launch_kernel),
-                get_current_stream=lambda: SimpleNamespace(synchronize=synchronize, ptr=77),
+                get_current_stream=lambda: SimpleNamespace(
+                    synchronize=synchronize, ptr=77, is_capturing=lambda: self.capturing
+                ),
             ),
         )  # fmt: skip
 
@@ -178,6 +181,10 @@ def test_debugging_raises_at_the_call_that_failed(machine, monkeypatch):
     k = a_kernel(("float32",))
     k(2, array(0))
     assert machine.waits == 1
+    machine.capturing = True  # nothing runs, and a captured stream cannot be waited for
+    k(2, array(0))
+    assert machine.waits == 1
+    machine.capturing = False
     machine.error = "an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match="the kernel made-up failed in 2 blocks: an illegal memory access"):
         k(2, array(0))

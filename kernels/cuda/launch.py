@@ -168,7 +168,7 @@ def _launch(kernel: CudaKernel, blocks: int, values: list[Any], number: int) -> 
     cupy.cuda.driver.launchKernel(
         function, blocks, 1, 1, kernel.threads, 1, 1, kernel.shared, stream.ptr, 0, _frame.address
     )
-    if DEBUG:
+    if DEBUG and not stream.is_capturing():  # what is captured does not run yet
         try:
             stream.synchronize()
         except cupy.cuda.runtime.CUDARuntimeError as error:
