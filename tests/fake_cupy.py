@@ -18,6 +18,8 @@ import numpy as np
 
 from convkern.kernels.cuda import launch
 
+from . import fake_device
+from .fake_device import MemoryPool, OutOfMemoryError, Stream, synchronous, using_allocator
 from .gpu import interpreted
 
 # NumPy's names that CuPy has as well, with the same meaning; what convkern and its tests use of them.
@@ -64,110 +66,6 @@ def _device(value: Any) -> Any:
     return tuple(map(_device, value)) if isinstance(value, tuple) else value
 
 
-class OutOfMemoryError(MemoryError):
-    """As CuPy's, which raises it after its pool gave back what it kept and the driver refused again."""
-
-
-class MemoryPool:
-    """Memory from it stays what it is as long as the pool lives, also when nobody has an array there any more."""
-
-    def malloc(self, size: int) -> Any:
-        raise AssertionError("only its name is used")
-
-
-@contextmanager
-def using_allocator(malloc: Any) -> Iterator[None]:
-    before, _memory.pool = _memory.pool, malloc.__self__
-    try:
-        yield
-    finally:
-        _memory.pool = before
-
-
-class Graph:
-    """What was done while a stream was captured, with the memory of that time; nothing of it was carried out then."""
-
-    def __init__(self) -> None:
-        self.nodes: list[tuple[Callable[[], None], list[Any]]] = []
-
-    def add(self, run: Callable[[], None], arrays: list[ndarray]) -> None:
-        owners = [array if array.base is None else array.base for array in arrays]
-        self.nodes.append((run, [(weakref.ref(owner), owner.pool) for owner in owners]))
-
-    def launch(self, stream: Any = None) -> None:
-        """Do it all again, where it was done: in memory that is still there."""
-        assert _memory.graph is None
-        for run, places in self.nodes:
-            for owner, pool in places:
-                if owner() is None and (pool is None or pool() is None):
-                    raise AssertionError("the graph reaches memory that was given back")
-            run()
-
-
-class Stream:
-    """A stream; 0 is the default one. Everything is done at once, so there is nothing to wait for."""
-
-    def __init__(self, ptr: int | None = None, non_blocking: bool = False) -> None:
-        self.ptr = id(self) if ptr is None else ptr
-
-    def __enter__(self) -> Stream:
-        self.before, _memory.stream = _memory.stream, self
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        _memory.stream = self.before
-
-    def synchronize(self) -> None:
-        _synchronous("a wait for the stream")
-
-    def begin_capture(self) -> None:
-        if self.ptr == 0:
-            raise RuntimeError("cannot capture on the default (legacy) stream")
-        assert _memory.graph is None
-        assert _memory.stream is self
-        _memory.graph = Graph()
-
-    def end_capture(self) -> Graph:
-        made, _memory.graph = _memory.graph, None
-        assert made is not None
-        return made
-
-
-class Memory:
-    """The device's: what is in use, which allocations fail, and the graph that is being captured."""
-
-    def __init__(self) -> None:
-        self.graph: Graph | None = None
-        self.pool: MemoryPool | None = None  # that arrays are made in; None: the default one
-        self.stream: Any = Stream(0)
-        self.used = self.taken = self.given_back = 0  # bytes, allocations, calls that empty the pool
-        self.fails: Callable[[int], bool] = lambda number: False  # by the allocation's number
-
-    def take(self, array: ndarray) -> None:
-        self.taken += 1
-        if self.fails(self.taken - 1):
-            raise OutOfMemoryError(
-                f"Out of memory allocating {array.nbytes:,} bytes (allocated so far: {self.used:,} bytes)."
-            )
-        self.used += array.nbytes
-        weakref.finalize(array, self._give, array.nbytes)
-
-    def _give(self, nbytes: int) -> None:
-        self.used -= nbytes
-
-    def free_all_blocks(self) -> None:
-        self.given_back += 1
-
-
-_memory = Memory()
-
-
-def _synchronous(what: str) -> None:
-    """What a captured stream cannot do."""
-    if _memory.graph is not None:
-        raise OSError(f"cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing ({what})")
-
-
 def _arrays_in(value: Any) -> Iterator[ndarray]:
     if isinstance(value, ndarray):
         yield value
@@ -180,10 +78,10 @@ def _arrays_in(value: Any) -> Iterator[ndarray]:
 
 def _changed(arrays: Any, change: Callable[[], Any]) -> None:
     """Change memory now, or in the graph that is being captured."""
-    if _memory.graph is None:
+    if fake_device.memory.graph is None:
         change()
     else:
-        _memory.graph.add(lambda: _quietly(change), list(_arrays_in(arrays)))
+        fake_device.memory.graph.add(lambda: _quietly(change), list(_arrays_in(arrays)))
 
 
 def _quietly(function: Callable[[], Any]) -> Any:
@@ -195,7 +93,7 @@ def _computed(inputs: Any, compute: Callable[[], Any]) -> Any:
     """New arrays on the device; in a graph that is being captured their values only come when it is launched."""
     result = _quietly(compute)
     arrays = list(_arrays_in(inputs))
-    if _memory.graph is None:
+    if fake_device.memory.graph is None:
         return _device(result)
     if isinstance(result, np.ndarray) and any(np.may_share_memory(result, array.host) for array in arrays):
         owner = next(array for array in arrays if np.may_share_memory(result, array.host))
@@ -209,7 +107,7 @@ def _computed(inputs: Any, compute: Callable[[], Any]) -> Any:
             host[...] = values[number] if isinstance(values, tuple) else values
 
         _garble(array.host)
-        _memory.graph.add(again, [*arrays, array])
+        fake_device.memory.graph.add(again, [*arrays, array])
     return made
 
 
@@ -223,9 +121,9 @@ class ndarray:
 
     def __init__(self, host: np.ndarray, base: ndarray | None = None) -> None:
         self.host, self.base = host, base
-        self.pool = None if _memory.pool is None else weakref.ref(_memory.pool)
+        self.pool = None if fake_device.memory.pool is None else weakref.ref(fake_device.memory.pool)
         if base is None:
-            _memory.take(self)
+            fake_device.memory.take(self)
 
     dtype = property(lambda self: self.host.dtype)
     shape = property(lambda self: self.host.shape)
@@ -299,13 +197,13 @@ class ndarray:
         _changed([self, value], lambda: host.fill(given))
 
     def set(self, values: np.ndarray) -> None:
-        _synchronous("a copy from the host")
+        synchronous("a copy from the host")
         assert type(values) is np.ndarray
         assert (values.shape, values.dtype) == (self.shape, self.dtype)
         self.host[...] = values
 
     def get(self) -> np.ndarray:
-        _synchronous("a copy to the host")
+        synchronous("a copy to the host")
         return self.host.copy()
 
     def item(self) -> Any:
@@ -386,7 +284,7 @@ class _Function:
 
 
 def _no_cublas() -> None:
-    if _memory.graph is not None:
+    if fake_device.memory.graph is not None:
         raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
@@ -394,7 +292,7 @@ def array(values: Any, dtype: Any = None) -> ndarray:
     if isinstance(values, ndarray):
         host = values.host
         return _computed(values, lambda: np.array(host, dtype=dtype))
-    _synchronous("a copy from the host")
+    synchronous("a copy from the host")
     return ndarray(np.array(values, dtype=dtype))
 
 
@@ -434,11 +332,11 @@ class Generator:
         self.generator = np.random.Generator(np.random.Philox(bits.seed))
 
     def random(self, size: Any, dtype: Any) -> ndarray:
-        _synchronous("a draw, whose replays would not be those of the eager step")
+        synchronous("a draw, whose replays would not be those of the eager step")
         return ndarray(self.generator.random(size, dtype))
 
     def standard_normal(self, size: Any, dtype: Any) -> ndarray:
-        _synchronous("a draw, whose replays would not be those of the eager step")
+        synchronous("a draw, whose replays would not be those of the eager step")
         return ndarray(self.generator.standard_normal(size, dtype))
 
 
@@ -454,10 +352,10 @@ def module() -> Any:
     )  # fmt: skip
     made.cuda = SimpleNamespace(
         runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
-        MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: _memory.stream,
-        Device=lambda: SimpleNamespace(synchronize=lambda: _synchronous("a wait for the device")),
+        MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
+        Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
     )  # fmt: skip
-    made.get_default_memory_pool = lambda: _memory
+    made.get_default_memory_pool = lambda: fake_device.memory
     return made
 
 
@@ -472,7 +370,7 @@ def installed() -> Iterator[Any]:
 
             def launcher(kernel: Any, blocks: int, args: launch.Packed) -> None:
                 arrays = [entry for value in args for entry in (value if isinstance(value, tuple) else (value,))]
-                if _memory.graph is None:
+                if fake_device.memory.graph is None:
                     run(kernel, blocks, args)
                 else:  # with addresses, which keep nothing alive
                     given = tuple(map(_addresses, args))

@@ -14,7 +14,7 @@ from convkern.blas import own_products, product
 from convkern.kernels.cuda import launch
 from convkern.train import checkpoint, loop
 
-from . import fake_cupy
+from . import fake_cupy, fake_device
 from .gpu import needs_compiler
 from .test_train import write_data
 
@@ -161,12 +161,12 @@ def test_memory_that_a_graph_needs_stays(cupy):
     with capture.own_stream():
         run.step(0, False)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cupy.cuda, "using_allocator", lambda malloc: fake_cupy.using_allocator(Default().malloc))
+            patch.setattr(cupy.cuda, "using_allocator", lambda malloc: fake_device.using_allocator(Default().malloc))
             with pytest.raises(AssertionError, match="the graph reaches memory that was given back"):
                 run.step(1, True)
 
 
-class Default(fake_cupy.MemoryPool):
+class Default(fake_device.MemoryPool):
     """Forgotten at once, as the default pool forgets what is in an array."""
 
 
@@ -256,14 +256,14 @@ def test_debugging_blames_the_part_that_failed(cupy, monkeypatch):
         run.step(1, True)
         waits = []
         monkeypatch.setattr(launch, "DEBUG", True)
-        monkeypatch.setattr(fake_cupy.Stream, "synchronize", lambda stream: waits.append(1))
+        monkeypatch.setattr(fake_device.Stream, "synchronize", lambda stream: waits.append(1))
         run.step(2, True)
         assert len(waits) == 3
 
         def fails(stream):
             raise OSError("an illegal memory access was encountered")
 
-        monkeypatch.setattr(fake_cupy.Stream, "synchronize", fails)
+        monkeypatch.setattr(fake_device.Stream, "synchronize", fails)
         with pytest.raises(RuntimeError, match=r"^the captured backward pass failed: an illegal memory access"):
             run.captured.backward()
         monkeypatch.undo()
@@ -385,7 +385,7 @@ def test_memory_that_runs_out_in_a_run_is_told(run_of, monkeypatch):
     from convkern.device import OutOfDeviceMemory
 
     def fails(self, logits, labels):
-        raise fake_cupy.OutOfMemoryError("Out of memory allocating 1,234 bytes (allocated so far: 5 bytes).")
+        raise fake_device.OutOfMemoryError("Out of memory allocating 1,234 bytes (allocated so far: 5 bytes).")
 
     monkeypatch.setattr(loop.Trainer, "warm_up", lambda self, progress: None)
     monkeypatch.setattr(loop.Trainer, "_loss", fails)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
+import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -168,6 +170,24 @@ def test_threads_do_not_share_a_block(machine):
     machine.between = second
     k(1, array(0), 3)
     assert [call[3][8:12] for call in machine.calls] == [struct.pack("i", n) for n in (1, 2, 3)]
+
+
+def test_each_thread_launches_on_its_own_stream(machine):
+    k = a_kernel(("float32", "int"))
+    current = threading.local()
+    default = machine.module.cuda.get_current_stream()
+    machine.module.cuda.get_current_stream = lambda: getattr(current, "stream", default)
+
+    def work(number: int) -> None:
+        current.stream = SimpleNamespace(ptr=number)
+        for _ in range(50):
+            k(1, array(0), number)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (5, 6)))
+    k(1, array(0), 77)
+    assert Counter(call[5] for call in machine.calls) == {5: 50, 6: 50, 77: 1}
+    assert all(call[3][8:] == struct.pack("i", call[5]) for call in machine.calls)
 
 
 def test_numbers_too_large_for_a_kernel_are_refused(machine):

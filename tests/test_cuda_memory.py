@@ -15,7 +15,7 @@ from convkern import amp, nn, optim
 from convkern.device import OutOfDeviceMemory
 from convkern.kernels.cuda import launch
 
-from . import fake_cupy
+from . import fake_cupy, fake_device
 from .gpu import needs_compiler
 
 MESSAGE = r"out of memory on the GPU: [\d,]+ bytes asked for, 1,048,576 of 1,073,741,824 are free"
@@ -40,8 +40,8 @@ def quick_collections():
 def memory(cupy, monkeypatch):
     """The device's memory, whose allocations a test lets fail. Kernels do not run: what they compute is not looked at."""
     monkeypatch.setattr(launch, "launcher", lambda kernel, blocks, args: None)
-    made = fake_cupy.Memory()
-    monkeypatch.setattr(fake_cupy, "_memory", made)
+    made = fake_device.Memory()
+    monkeypatch.setattr(fake_device, "memory", made)
     monkeypatch.setattr(cupy, "get_default_memory_pool", lambda: made)
     return made
 
