@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import library
+from .device import library, refuse_capture
 from .tensor import Tensor
 
 DEVICES = {"cpu": "bfloat16", "cuda": "float16"}  # and what is taken where no dtype is given, as in PyTorch
@@ -170,6 +170,7 @@ class GradScaler:
         """The loss, or a tuple or list of losses, times the scale."""
         if not self._enabled:
             return outputs
+        refuse_capture("GradScaler.scale", "the scale changes from step to step, and replays would keep the first")
         if isinstance(outputs, (tuple, list)):
             return type(outputs)(self.scale(output) for output in outputs)
         return outputs * float(self._scale)
@@ -189,6 +190,7 @@ class GradScaler:
         if id(optimizer) in self._found:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
         overflowed = False
+        divided = []  # kept apart until all are there: memory may run out
         with np.errstate(all="ignore"):
             inverse = np.float32(1 / np.float64(self._scale))
             for group in optimizer.param_groups:
@@ -196,7 +198,9 @@ class GradScaler:
                     if p.grad is not None:
                         gradient = p.grad.data * inverse
                         overflowed |= not bool(library(gradient).isfinite(gradient).all())
-                        p.grad = Tensor(gradient)
+                        divided.append((p, gradient))
+        for p, gradient in divided:
+            p.grad = Tensor(gradient)
         self._found[id(optimizer)] = overflowed
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -8,17 +8,61 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import device
 from .device import is_cupy
 
 SMALL = 3e7  # multiply-adds: half a millisecond on one core
 
 _lock = threading.Lock()
+
+
+class _Mode(threading.local):
+    own = False
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def own_products() -> Iterator[None]:
+    """Inside the block this thread's products on a GPU are our kernels', which CUDA graphs can hold, and not cuBLAS'."""
+    before, _mode.own = _mode.own, True
+    try:
+        yield
+    finally:
+        _mode.own = before
+
+
+def _own_product(a: Any, b: Any) -> Any:
+    """a · b by a pointwise layer's kernels: the three directions are the products of plain and transposed matrices."""
+    from .kernels.spec import PointwiseSpec
+    from .kernels.variant import Problem
+    from .plan import execute
+
+    (m, inner), n = a.shape, b.shape[1]
+    out = device.empty((m, n), a.dtype)
+    plain_a, plain_b = (array.flags.c_contiguous for array in (a, b))
+    if plain_a and not plain_b:  # gw (K, C) = gy (K, pixels) · x (C, pixels)ᵀ
+        spec = PointwiseSpec(1, n, m, inner)
+        arrays = device.kernel_array(b.T)[None], a[None]
+        execute(Problem("pointwise", "weight_grad", "cuda", "float32", "strict", spec), *arrays, out=out)
+        return out
+    b = device.kernel_array(b)
+    if not plain_a:  # gx (C, pixels) = w (K, C)ᵀ · gy (K, pixels)
+        problem = Problem("pointwise", "input_grad", "cuda", "float32", "strict", PointwiseSpec(1, m, inner, n))
+        execute(problem, b[None], device.kernel_array(a.T), out=out[None])
+        return out
+    problem = Problem("pointwise", "forward", "cuda", "float32", "strict", PointwiseSpec(1, inner, m, n))
+    execute(problem, b[None], a, device.empty(0, a.dtype), out=out[None])
+    return out
 
 
 @cache
@@ -42,6 +86,13 @@ def _openblas() -> tuple[Any, Any] | None:
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``numpy.matmul(a, b)``, for CuPy's arrays CuPy's; the number of BLAS threads is as before when it is done."""
+    if _mode.own and is_cupy(a):
+        if a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32:
+            return _own_product(a, b)
+        device.refuse_capture(
+            f"a matrix product of shapes {a.shape} and {b.shape} in {a.dtype}",
+            "cuBLAS is not recorded, and our own kernels take two float32 matrices",
+        )
     if is_cupy(a) or a.size * b.shape[-1] > SMALL or (functions := _openblas()) is None:
         return np.matmul(a, b)
     read, write = functions

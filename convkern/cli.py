@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=None if arguments is None else list(arguments), prog_name="convkern")
     except SystemExit as end:  # how typer ends, also when all is well
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         if _show_traceback:
             raise
         print(f"convkern: {_message(error)}", file=sys.stderr)
@@ -184,6 +184,10 @@ def train(
         typer.Option("--tensorboard/--no-tensorboard", help="Also write logs for TensorBoard.", show_default="no"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=Config.device)] = None,
+    capture: Annotated[
+        bool | None,
+        typer.Option("--capture/--no-capture", help="On cuda: replay steps as CUDA graphs.", show_default="no"),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA-TIME", metavar="FOLDER"),
@@ -227,6 +231,7 @@ def train(
         "seed": seed,
         "tensorboard": tensorboard,
         "device": device,
+        "capture": capture,
         "out": out,
     }
     given = {name: value for name, value in options.items() if value is not None}

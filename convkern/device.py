@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,81 @@ def gpu_status() -> str:
     """The GPU's name, or in one sentence the piece that is missing."""
     name, missing = gpu()
     return f"{name or 'none'}{', but ' if name else ': '}{missing}" if missing else name
+
+
+class OutOfDeviceMemory(MemoryError):
+    """A GPU has no room for an array.
+
+    Attributes
+    ----------
+    asked : int
+        Bytes that were asked for.
+    free, total : int
+        Bytes of the device, once CuPy's pool had given back what it keeps for later.
+    """
+
+    def __init__(self, asked: int, free: int, total: int) -> None:
+        super().__init__(f"out of memory on the GPU: {asked:,} bytes asked for, {free:,} of {total:,} are free")
+        self.asked, self.free, self.total = asked, free, total
+
+
+def memory_error(error: MemoryError) -> MemoryError:
+    """CuPy's error as one that names the bytes; any other as it is. CuPy's own pool has tried again by then."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+        return error
+    asked = re.search(r"allocating ([\d,]+) bytes", str(error))
+    free, total = cupy.cuda.runtime.memGetInfo()
+    return OutOfDeviceMemory(int(asked[1].replace(",", "")), free, total) if asked else error
+
+
+def empty(shape: Any, dtype: Any) -> Any:
+    """A new CuPy array.
+
+    Where there is no room, what CuPy's pool keeps for later is given back, and the array asked for once more.
+
+    Raises
+    ------
+    OutOfDeviceMemory
+        If there is no room even so.
+    """
+    cupy = sys.modules["cupy"]
+    try:
+        return cupy.empty(shape, dtype)
+    except MemoryError:
+        cupy.get_default_memory_pool().free_all_blocks()
+    try:
+        return cupy.empty(shape, dtype)
+    except MemoryError as error:
+        raise memory_error(error) from error
+
+
+class _Capture(threading.local):
+    active = False
+
+
+_capture = _Capture()
+
+
+@contextmanager
+def captured() -> Iterator[None]:
+    """Inside the block this thread's launches are recorded into a CUDA graph."""
+    _capture.active = True
+    try:
+        yield
+    finally:
+        _capture.active = False
+
+
+def capturing() -> bool:
+    """Whether this thread's launches are recorded."""
+    return _capture.active
+
+
+def refuse_capture(what: str, why: str) -> None:
+    """Raise RuntimeError while launches are recorded, for what replays would do wrong."""
+    if _capture.active:
+        raise RuntimeError(f"{what} cannot be captured: {why}")
 
 
 def is_cupy(value: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import FLOATS, as_array, is_cupy, library, of, one, whole
+from .device import FLOATS, as_array, is_cupy, library, memory_error, of, one, whole
 from .memory import is_view
 from .tensor import Tensor, Version
 
@@ -175,12 +175,18 @@ def backward(root: Tensor, gradient: Any, retain_graph: bool | None, create_grap
         raise RuntimeError("backward: this Tensor does not require grad and was not computed from one that does")
     if retain_graph is None:
         retain_graph = create_graph
-    seed = _seed(root, gradient, create_graph)
-    if root.grad_fn is None:
-        _accumulate(root, seed, create_graph, {id(seed)})
-        return
-    with set_grad_enabled(create_graph):
-        _walk(root, seed, retain_graph, create_graph)
+    try:
+        seed = _seed(root, gradient, create_graph)
+        if root.grad_fn is None:
+            _accumulate(root, seed, create_graph, {id(seed)})
+            return
+        with set_grad_enabled(create_graph):
+            _walk(root, seed, retain_graph, create_graph)
+    except MemoryError as error:
+        told = memory_error(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _seed(root: Tensor, gradient: Any, create_graph: bool) -> Any:

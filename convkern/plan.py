@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .device import library
+from .device import empty
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.nd
     for watcher in getattr(_watching, "watchers", ()):
         watcher(problem, row, arrays, outs)
     nbytes = row.workspace(problem)
-    scratch = workspace(nbytes) if problem.device == "cpu" else library(outs[0]).empty(nbytes, "uint8")
+    scratch = workspace(nbytes) if problem.device == "cpu" else empty(nbytes, "uint8")
     row.run(*arrays, problem.spec, scratch, *outs)
 
 

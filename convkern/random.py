@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -137,6 +139,7 @@ class _Noise(threading.local):
     def __init__(self) -> None:
         self.seed = self.step = self.draws = 0
         self.on_device: dict[int, Any] = {}  # CuPy's generators of this step, by device
+        self.draws_kept: list[Draw] | None = None  # where draws are kept that a CUDA graph reads
 
 
 _noise = _Noise()
@@ -172,9 +175,49 @@ def noise(device: str = "cpu") -> Any:
         CuPy's is one for all draws of a step, since making one takes a while.
     """
     if device == "cuda":
-        return _device_noise()
+        return _device_noise() if _noise.draws_kept is None else _Kept(_noise.draws_kept)
     _noise.draws += 1
     return rng(_noise.seed, NOISE, _noise.step, _noise.draws)
+
+
+class Draw:
+    """An array that a CUDA graph reads, filled anew before each replay with what the eager step would draw."""
+
+    def __init__(self, kind: str, size: Any, dtype: Any) -> None:
+        import cupy
+
+        self.kind, self.values = kind, cupy.empty(size, dtype)
+
+    def again(self) -> None:
+        """Draw from this step's generator; draws are repeated in the order in which they were first met."""
+        self.values[...] = getattr(_device_noise(), self.kind)(self.values.shape, dtype=self.values.dtype)
+
+
+class _Kept:
+    """Stands for CuPy's generator while a step is recorded: nothing is drawn, the arrays are kept."""
+
+    def __init__(self, draws: list[Draw]) -> None:
+        self.draws = draws
+
+    def _keep(self, kind: str, size: Any, dtype: Any) -> Any:
+        self.draws.append(Draw(kind, size, dtype))
+        return self.draws[-1].values
+
+    def random(self, size: Any, dtype: Any) -> Any:
+        return self._keep("random", size, dtype)
+
+    def standard_normal(self, size: Any, dtype: Any) -> Any:
+        return self._keep("standard_normal", size, dtype)
+
+
+@contextmanager
+def drawn_into(draws: list[Draw]) -> Iterator[None]:
+    """Inside the block the noise on GPUs is not drawn: the arrays for it are added to ``draws``."""
+    _noise.draws_kept = draws
+    try:
+        yield
+    finally:
+        _noise.draws_kept = None
 
 
 def _device_noise() -> Any:

@@ -8,19 +8,24 @@ NumPy arrays, sums without axes are arrays, flags do not tell what is writeable,
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkern.kernels.cuda import launch
+
+from . import fake_device
+from .fake_device import MemoryPool, OutOfMemoryError, Stream, synchronous, using_allocator
 from .gpu import interpreted
 
 # NumPy's names that CuPy has as well, with the same meaning; what convkern and its tests use of them.
 SAME = (
     "abs", "absolute", "add", "all", "allclose", "any", "arange", "argmax", "argsort", "array_equal",
-    "broadcast_to", "clip", "concatenate", "copysign", "divide", "equal", "exp", "expand_dims", "expm1",
+    "broadcast_to", "clip", "concatenate", "copysign", "divide", "dot", "equal", "exp", "expand_dims", "expm1",
     "floor", "full", "greater", "greater_equal", "isfinite", "isnan", "ix_", "less", "less_equal", "log",
     "log1p", "logical_and", "logical_or", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
     "multiply", "negative", "not_equal", "ones", "ones_like", "power", "reciprocal", "rint", "shape", "sign",
@@ -30,9 +35,21 @@ SAME = (
 NUMBERS = (bool, int, float, complex, np.generic)
 
 
+class _Address(NamedTuple):
+    """Where an array was when a launch was captured."""
+
+    host: np.ndarray
+
+
+def _addresses(value: Any) -> Any:
+    if isinstance(value, ndarray):
+        return _Address(value.host)
+    return tuple(map(_addresses, value)) if isinstance(value, tuple) else value
+
+
 def _host(value: Any) -> Any:
     """What NumPy computes with; NumPy's arrays are refused, as CuPy does."""
-    if isinstance(value, ndarray):
+    if isinstance(value, (ndarray, _Address)):
         return value.host
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
@@ -49,11 +66,64 @@ def _device(value: Any) -> Any:
     return tuple(map(_device, value)) if isinstance(value, tuple) else value
 
 
+def _arrays_in(value: Any) -> Iterator[ndarray]:
+    if isinstance(value, ndarray):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for entry in value:
+            yield from _arrays_in(entry)
+    elif isinstance(value, dict):
+        yield from _arrays_in(list(value.values()))
+
+
+def _changed(arrays: Any, change: Callable[[], Any]) -> None:
+    """Change memory now, or in the graph that is being captured."""
+    if fake_device.memory.graph is None:
+        change()
+    else:
+        fake_device.memory.graph.add(lambda: _quietly(change), list(_arrays_in(arrays)))
+
+
+def _quietly(function: Callable[[], Any]) -> Any:
+    with np.errstate(all="ignore"):  # a GPU does not warn
+        return function()
+
+
+def _computed(inputs: Any, compute: Callable[[], Any]) -> Any:
+    """New arrays on the device; in a graph that is being captured their values only come when it is launched."""
+    result = _quietly(compute)
+    arrays = list(_arrays_in(inputs))
+    if fake_device.memory.graph is None:
+        return _device(result)
+    if isinstance(result, np.ndarray) and any(np.may_share_memory(result, array.host) for array in arrays):
+        owner = next(array for array in arrays if np.may_share_memory(result, array.host))
+        return ndarray(result, owner if owner.base is None else owner.base)
+    made = _device(result)
+    results = list(_arrays_in(made))
+    for number, array in enumerate(results):
+
+        def again(number: int = number, host: np.ndarray = array.host) -> None:
+            values = _quietly(compute)
+            host[...] = values[number] if isinstance(values, tuple) else values
+
+        _garble(array.host)
+        fake_device.memory.graph.add(again, [*arrays, array])
+    return made
+
+
+def _garble(host: np.ndarray) -> None:
+    """Values that show where nobody wrote over them."""
+    host.reshape(-1).view(np.uint8)[:] = 0xFF
+
+
 class ndarray:
     """Keeps a NumPy array, ``host``, that only this file and the interpreter look at."""
 
     def __init__(self, host: np.ndarray, base: ndarray | None = None) -> None:
         self.host, self.base = host, base
+        self.pool = None if fake_device.memory.pool is None else weakref.ref(fake_device.memory.pool)
+        if base is None:
+            fake_device.memory.take(self)
 
     dtype = property(lambda self: self.host.dtype)
     shape = property(lambda self: self.host.shape)
@@ -78,11 +148,11 @@ class ndarray:
         out = options.pop("out", (None,))[0]
         if not all(isinstance(value, (ndarray, np.ndarray, *NUMBERS)) for value in inputs):
             return NotImplemented
-        with np.errstate(all="ignore"):  # a GPU does not warn
-            result = getattr(function, method)(*map(_host, inputs), **_host(options))
+        host, more = _host(list(inputs)), _host(options)
         if out is None:
-            return _device(result)
-        out[...] = _device(result)
+            return _computed([*inputs, options], lambda: getattr(function, method)(*host, **more))
+        target = out.host
+        _changed([*inputs, options, out], lambda: target.__setitem__(..., getattr(function, method)(*host, **more)))
         return out
 
     def __array_function__(self, function: Any, kinds: Any, args: Any, options: Any) -> Any:
@@ -103,38 +173,53 @@ class ndarray:
         return self._viewed(self.host.view(dtype) if dtype is not None else self.host.view())
 
     def __getitem__(self, index: Any) -> ndarray:
-        return self._viewed(self.host[_host(index)])
+        host, place = self.host, _host(index)
+        if np.may_share_memory(found := host[place], host):
+            return self._viewed(found)
+        return _computed([self, index], lambda: host[place])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.host[_host(index)] = _host(value)
+        host, place, given = self.host, _host(index), _host(value)
+        _changed([self, index, value], lambda: host.__setitem__(place, given))
 
     def astype(self, dtype: Any, order: str = "K", copy: bool = True) -> ndarray:
-        made = self.host.astype(dtype, order=order, copy=copy)  # type: ignore[call-overload]
-        return self if made is self.host else ndarray(made)
+        if not copy and self.host.astype(dtype, order=order, copy=False) is self.host:  # type: ignore[call-overload]
+            return self
+        host: Any = self.host
+        return _computed(self, lambda: host.astype(dtype, order=order))
 
     def copy(self, order: str = "C") -> ndarray:
-        return ndarray(self.host.copy(order))  # type: ignore[arg-type]
+        host: Any = self.host
+        return _computed(self, lambda: host.copy(order))
 
     def fill(self, value: Any) -> None:
-        self.host.fill(_host(value))
+        host, given = self.host, _host(value)
+        _changed([self, value], lambda: host.fill(given))
+
+    def set(self, values: np.ndarray) -> None:
+        synchronous("a copy from the host")
+        assert type(values) is np.ndarray
+        assert (values.shape, values.dtype) == (self.shape, self.dtype)
+        self.host[...] = values
 
     def get(self) -> np.ndarray:
+        synchronous("a copy to the host")
         return self.host.copy()
 
     def item(self) -> Any:
-        return self.host.item()
+        return self.get().item()
 
     def __len__(self) -> int:
         return len(self.host)
 
     def __bool__(self) -> bool:
-        return bool(self.host)
+        return bool(self.get())
 
     def __int__(self) -> int:
-        return int(self.host)
+        return int(self.get())
 
     def __float__(self) -> float:
-        return float(self.host)
+        return float(self.get())
 
     def __repr__(self) -> str:
         return repr(self.host).replace("array", "cupy.array", 1)
@@ -147,7 +232,8 @@ def _method(name: str) -> Callable[..., Any]:
     def method(self: ndarray, *args: Any, **options: Any) -> Any:
         if "initial" in options:
             raise TypeError(f"{name}() got an unexpected keyword argument 'initial'")  # CuPy's has none
-        return _device(getattr(self.host, name)(*_host(args), **_host(options)))
+        host, given, more = self.host, _host(args), _host(options)
+        return _computed([self, args, options], lambda: getattr(host, name)(*given, **more))
 
     return method
 
@@ -156,9 +242,13 @@ def _operator(name: str) -> Callable[..., Any]:
     def method(self: ndarray, *others: Any) -> Any:
         if others and not isinstance(others[0], (ndarray, np.ndarray, *NUMBERS)):
             return NotImplemented
-        with np.errstate(all="ignore"):
-            result = getattr(self.host, name)(*map(_host, others))
-        return self if result is self.host else _device(result)
+        if name.endswith("matmul__"):
+            _no_cublas()
+        host, given = self.host, [_host(other) for other in others]
+        if name[2] == "i" and name != "__invert__":
+            _changed([self, *others], lambda: getattr(host, name)(*given))
+            return self
+        return _computed([self, *others], lambda: getattr(host, name)(*given))
 
     return method
 
@@ -180,26 +270,42 @@ class _Function:
         self.function = function
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return _device(self.function(*_host(args), **_host(options)))
+        if self.function is np.matmul:
+            _no_cublas()
+        given, more = _host(args), _host(options)
+        if isinstance(out := options.get("out"), ndarray):
+            _changed([args, options], lambda: self.function(*given, **more))
+            return out
+        return _computed([args, options], lambda: self.function(*given, **more))
 
     def at(self, array: ndarray, index: Any, values: Any) -> None:
-        self.function.at(array.host, _host(index), _host(values))
+        host, place, given = array.host, _host(index), _host(values)
+        _changed([array, index, values], lambda: self.function.at(host, place, given))
+
+
+def _no_cublas() -> None:
+    if fake_device.memory.graph is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
 def array(values: Any, dtype: Any = None) -> ndarray:
-    return ndarray(np.array(values.host if isinstance(values, ndarray) else values, dtype=dtype))
+    if isinstance(values, ndarray):
+        host = values.host
+        return _computed(values, lambda: np.array(host, dtype=dtype))
+    synchronous("a copy from the host")
+    return ndarray(np.array(values, dtype=dtype))
 
 
 def empty(shape: Any, dtype: Any) -> ndarray:
     """Full of what would show if nobody wrote over it."""
     made = np.empty(shape, dtype)
-    made.reshape(-1).view(np.uint8)[:] = 0xFF
+    _garble(made)
     return ndarray(made)
 
 
 def ascontiguousarray(values: ndarray) -> ndarray:
-    return values if values.host.flags.c_contiguous else ndarray(np.ascontiguousarray(values.host))
+    host = values.host
+    return values if host.flags.c_contiguous else _computed(values, lambda: np.array(host, order="C"))
 
 
 def asarray(values: Any) -> ndarray:
@@ -211,7 +317,7 @@ def may_share_memory(a: ndarray, b: ndarray) -> bool:
 
 
 def asnumpy(values: ndarray) -> np.ndarray:
-    return values.host.copy()
+    return values.get()
 
 
 class Philox4x3210:
@@ -226,9 +332,11 @@ class Generator:
         self.generator = np.random.Generator(np.random.Philox(bits.seed))
 
     def random(self, size: Any, dtype: Any) -> ndarray:
+        synchronous("a draw, whose replays would not be those of the eager step")
         return ndarray(self.generator.random(size, dtype))
 
     def standard_normal(self, size: Any, dtype: Any) -> ndarray:
+        synchronous("a draw, whose replays would not be those of the eager step")
         return ndarray(self.generator.standard_normal(size, dtype))
 
 
@@ -239,9 +347,15 @@ def module() -> Any:
     vars(made).update({name: _Function(getattr(np, name)) for name in SAME}, **{f.__name__: f for f in own})
     made.random = SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210)
     runtime = SimpleNamespace(
-        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError
-    )
-    made.cuda = SimpleNamespace(runtime=runtime, get_device_id=lambda: 0)
+        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError,
+        memGetInfo=lambda: (1 << 20, 1 << 30),
+    )  # fmt: skip
+    made.cuda = SimpleNamespace(
+        runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
+        MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
+        Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
+    )  # fmt: skip
+    made.get_default_memory_pool = lambda: fake_device.memory
     return made
 
 
@@ -252,6 +366,17 @@ def installed() -> Iterator[Any]:
     made = sys.modules["cupy"] = module()
     try:
         with interpreted("sm_80", host=_host):
+            run = launch.launcher
+
+            def launcher(kernel: Any, blocks: int, args: launch.Packed) -> None:
+                arrays = [entry for value in args for entry in (value if isinstance(value, tuple) else (value,))]
+                if fake_device.memory.graph is None:
+                    run(kernel, blocks, args)
+                else:  # with addresses, which keep nothing alive
+                    given = tuple(map(_addresses, args))
+                    _changed(arrays, lambda: run(kernel, blocks, given))
+
+            launch.launcher = launcher
             yield made
     finally:
         del sys.modules["cupy"]

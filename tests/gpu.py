@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convkern.kernels.cuda import compiler, launch
@@ -30,6 +31,28 @@ def program(path: Path) -> ptx.Program:
     return ptx.Program(path.read_text())
 
 
+def parameters(
+    compiled: ptx.Program, kernel: Any, args: launch.Packed, host: Callable[[Any], Any] = lambda value: value
+) -> tuple[Any, ...]:
+    """A launch's parameters: numbers as the PTX finds them in the block that the driver would get, arrays themselves."""
+    values = [place if place in kernel.pointers else value for place, value in enumerate(args)]
+    room = bytearray(kernel.layout.size)
+    launch.write(kernel, values, room)
+    found, at = [], 8
+    for place, (_, kind) in enumerate(compiled.parameters):
+        dtype = np.dtype(ptx.KINDS[kind])
+        at = -(-at // dtype.itemsize) * dtype.itemsize
+        (number,) = np.frombuffer(room, dtype, 1, at)
+        at += dtype.itemsize
+        if place in kernel.pointers:
+            assert number == place, f"{kernel.name}: the address {place} is written elsewhere"
+            value = args[place]
+            number = tuple(map(host, value)) if type(value) is tuple else host(value)
+        found.append(number)
+    assert at == len(room) == 8 + int.from_bytes(room[:8], "little"), f"{kernel.name} takes {at - 8} bytes"
+    return tuple(found)
+
+
 @contextmanager
 def interpreted(
     target: str, banks: bool = False, host: Callable[[Any], Any] = lambda value: value
@@ -40,14 +63,16 @@ def interpreted(
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
         compiled = program(compiler.ptx(kernel, target))
-        executed.update(ptx.run(compiled, blocks, kernel.threads, tuple(map(host, args)), kernel.shared, banks))
+        given = parameters(compiled, kernel, args, host)
+        executed.update(ptx.run(compiled, blocks, kernel.threads, given, kernel.shared, banks))
 
-    previous = launch.launcher, launch.asked
+    previous = launch.launcher, launch.asked, launch.upload
     launch.launcher, launch.asked = launcher, lambda: 80 if target == "sm_80" else 90
+    launch.upload = lambda table: table  # the interpreter gives arrays their addresses
     try:
         yield executed
     finally:
-        launch.launcher, launch.asked = previous
+        launch.launcher, launch.asked, launch.upload = previous
 
 
 def cuda_rows(operation: str) -> list[Any]:

@@ -35,6 +35,7 @@ CONV = ConvSpec(1, 4, 6, 2, (5, 4), (3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), (2
 POOL = PoolSpec(1, 2, (5, 6), (3, 2), (2, 1), ((1, 1), (1, 0)), (1, 1), (3, 6))
 ADAPTIVE = AdaptiveSpec(1, 2, (2, 3, 5), (1, 2, 7))
 ENTROPY = EntropySpec(2, 3, 5, -1)
+NUMBERS = {"int": np.int32, "float": np.float32}
 POINTWISE = PointwiseSpec(2, 3, 9, 5)
 
 
@@ -49,8 +50,12 @@ def simulator_launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
     for parameter in kernel.parameters:
         fields = 1 if isinstance(parameter, str) else len(parameter._fields)
         taken, rest = rest[:fields], rest[fields:]
-        flat = taken[0].reshape(-1) if isinstance(taken[0], np.ndarray) else taken[0]
-        whole.append(flat if isinstance(parameter, str) else parameter(*taken))
+        if not isinstance(parameter, str):
+            whole.append(parameter(*map(np.int32, taken)))
+        elif isinstance(taken[0], np.ndarray):
+            whole.append(taken[0].reshape(-1))
+        else:
+            whole.append(NUMBERS[parameter](taken[0]))
     cuda.jit(kernel.body)[blocks, kernel.threads](*whole)
 
 

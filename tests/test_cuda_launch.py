@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +29,10 @@ class Machine:
 
     def __init__(self) -> None:
         self.current, self.calls, self.loaded, self.waits, self.error = 0, [], [], 0, ""
+        self.functions: list[Any] = []
+        self.contexts: set[int] = set()
+        self.capturing = False
+        self.between: Any = None  # runs while a launch is under way
         machine = self
 
         class Device:
@@ -41,9 +50,27 @@ class Machine:
         class Function:
             max_dynamic_shared_size_bytes = 49152
 
-            def __call__(self, *args: Any, shared_mem: int) -> None:
-                assert shared_mem <= self.max_dynamic_shared_size_bytes
-                machine.calls.append((machine.current, *args, shared_mem))
+            def __init__(self) -> None:
+                machine.functions.append(self)
+                self.ptr = len(machine.functions)
+
+            @property
+            def kernel(self) -> Function:
+                return self
+
+        def launch_kernel(function: int, *numbers: int) -> None:
+            """Read what the driver would read: ``extra`` holds the block's address and that of its size."""
+            blocks, _, _, threads, _, _, shared, stream, parameters, extra = numbers
+            assert shared <= machine.functions[function - 1].max_dynamic_shared_size_bytes
+            assert machine.current in machine.contexts
+            words = (ctypes.c_uint64 * 5).from_address(extra)
+            assert (words[0], words[2], words[4], parameters) == (1, 2, 0, 0)
+            size = ctypes.c_uint64.from_address(words[3]).value
+            block = ctypes.string_at(words[1], size)
+            if machine.between is not None:
+                machine.between()
+                assert ctypes.string_at(words[1], size) == block, "another thread wrote into this block"
+            machine.calls.append((machine.current, blocks, threads, block, shared, stream))
 
         class RawModule:
             def __init__(self, path: str) -> None:
@@ -60,12 +87,20 @@ class Machine:
         class CudaError(RuntimeError):
             pass
 
+        def uploaded(values: list[int], dtype: str) -> Any:
+            self.table = np.array(values, dtype)
+            return SimpleNamespace(data=SimpleNamespace(ptr=self.table.ctypes.data))
+
         self.module = SimpleNamespace(
             RawModule=RawModule,
-            array=lambda values, dtype: np.array(values, dtype),
+            array=uploaded,
             cuda=SimpleNamespace(
-                Device=Device, get_device_id=lambda: machine.current, runtime=SimpleNamespace(CUDARuntimeError=CudaError),
-                get_current_stream=lambda: SimpleNamespace(synchronize=synchronize),
+                Device=Device, get_device_id=lambda: machine.current,
+                runtime=SimpleNamespace(CUDARuntimeError=CudaError, free=lambda p: machine.contexts.add(machine.current)),
+                driver=SimpleNamespace(launchKernel=launch_kernel),
+                get_current_stream=lambda: SimpleNamespace(
+                    synchronize=synchronize, ptr=77, is_capturing=lambda: self.capturing
+                ),
             ),
         )  # fmt: skip
 
@@ -81,6 +116,7 @@ def machine(monkeypatch, tmp_path):
     made = Machine()
     monkeypatch.setitem(sys.modules, "cupy", made.module)
     monkeypatch.setattr(launch, "_functions", {})
+    monkeypatch.setattr(launch, "_frame", launch._Frame())
     monkeypatch.setattr(kernel, "_names", set())
     monkeypatch.setattr(kernel, "KERNELS", {})
     monkeypatch.setattr(compiler, "cubin", lambda k, target: tmp_path / f"{k.name}-{target}.cubin")
@@ -100,7 +136,9 @@ def test_work_follows_the_arrays_device(machine):
     assert [call[0] for call in machine.calls] == [0, 1, 1, 0]
     assert [number for number, _ in machine.loaded] == [0, 1]  # once for each device, while it is current
     assert machine.loaded[0][1].endswith("made-up-sm_90a.cubin")
-    assert machine.calls[1][1:] == ((3,), (64,), (two, 7), 200 * 1024)
+    block = struct.pack("@Pi", two.data.ptr, 7)
+    assert machine.calls[1][1:] == (3, 64, block, 200 * 1024, 77)
+    assert machine.calls[0][3] == struct.pack("@Pi", one.data.ptr, 7)
     assert machine.current == 0
     assert machine.waits == 0
 
@@ -112,9 +150,50 @@ def test_arrays_on_two_devices_are_refused(machine):
 
 def test_arrays_in_a_table_say_where_to_work(machine):
     a_kernel(("table",))(1, (5, 0, array(1)))
-    ((number, _, _, (table,), _),) = machine.calls
+    ((number, _, _, block, _, _),) = machine.calls
     assert number == 1
-    np.testing.assert_array_equal(table, [5, 0, 65])
+    assert block == struct.pack("P", machine.table.ctypes.data)
+    np.testing.assert_array_equal(machine.table, [5, 0, 65])
+
+
+def test_threads_do_not_share_a_block(machine):
+    """A second thread launches while the first one's launch is under way (the driver lets go of the interpreter)."""
+    k = a_kernel(("float32", "int"))
+    machine.between = lambda: None
+    k(1, array(0), 1)
+
+    def second() -> None:
+        machine.between = None
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(k, 2, array(0), 2).result()
+
+    machine.between = second
+    k(1, array(0), 3)
+    assert [call[3][8:12] for call in machine.calls] == [struct.pack("i", n) for n in (1, 2, 3)]
+
+
+def test_each_thread_launches_on_its_own_stream(machine):
+    k = a_kernel(("float32", "int"))
+    current = threading.local()
+    default = machine.module.cuda.get_current_stream()
+    machine.module.cuda.get_current_stream = lambda: getattr(current, "stream", default)
+
+    def work(number: int) -> None:
+        current.stream = SimpleNamespace(ptr=number)
+        for _ in range(50):
+            k(1, array(0), number)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (5, 6)))
+    k(1, array(0), 77)
+    assert Counter(call[5] for call in machine.calls) == {5: 50, 6: 50, 77: 1}
+    assert all(call[3][8:] == struct.pack("i", call[5]) for call in machine.calls)
+
+
+def test_numbers_too_large_for_a_kernel_are_refused(machine):
+    with pytest.raises(OverflowError, match=r"made-up: .*2147483647"):
+        a_kernel(("float32", "int"))(1, array(0), 2**31)
+    assert machine.calls == []
 
 
 def test_debugging_raises_at_the_call_that_failed(machine, monkeypatch):
@@ -122,6 +201,10 @@ def test_debugging_raises_at_the_call_that_failed(machine, monkeypatch):
     k = a_kernel(("float32",))
     k(2, array(0))
     assert machine.waits == 1
+    machine.capturing = True  # nothing runs, and a captured stream cannot be waited for
+    k(2, array(0))
+    assert machine.waits == 1
+    machine.capturing = False
     machine.error = "an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match="the kernel made-up failed in 2 blocks: an illegal memory access"):
         k(2, array(0))

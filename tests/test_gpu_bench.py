@@ -229,6 +229,33 @@ def test_steps_that_differ_are_told():
     assert wrong == "torch float32 nchw has losses [2.3, 2.25], ours float32 [2.3, 2.2]"
     entry = steps.judge({"seconds": {"ours float32": 2.0, "torch float32 nchw": 1.0, "torch float16 nchw": 1.0}})
     assert entry["ratios"] == {"torch float32 nchw": 0.5}
+    assert entry["captured_ratios"] == {}
+    seconds = {"ours float32": 2.0, "ours captured float32": 0.5, "torch float32 nchw": 1.0}
+    assert steps.judge({"seconds": seconds})["captured_ratios"] == {"torch float32 nchw": 2.0}
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_captured_step_is_the_eager_one(precision, monkeypatch):
+    """Of a model of one layer: the losses of four steps."""
+    import convkern as ck
+    from convkern.bench.gpu import steps
+    from convkern.blas import own_products
+
+    def build(name: str) -> ck.nn.Module:
+        with ck.nn.init.seeded(1):
+            return ck.nn.Sequential(ck.nn.Flatten(), ck.nn.Linear(4, 3))
+
+    monkeypatch.setattr(ck.models, "build", build)
+    monkeypatch.setattr(steps, "LR", 0.1)
+    monkeypatch.setattr(steps, "wait", lambda: None)
+    network = steps.Network("tiny", 2, (1, 2, 2), 3)
+    x, labels = np.random.default_rng(1).standard_normal((2, 1, 2, 2), np.float32), np.array([0, 2])
+    with fake_cupy.installed(), own_products():
+        eager, captured = (steps.our_step(network, x, labels, precision, how) for how in (False, True))
+        losses = [steps.first_losses(step) + steps.first_losses(step) for step in (eager, captured)]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 4
 
 
 def test_the_sanitizers_count_is_read(monkeypatch):

@@ -166,6 +166,60 @@ def test_two_threads_with_a_stream_each():
         list(pool.map(work, (1, 2)))
 
 
+def test_captured_steps_are_eager_steps():
+    """Losses and parameters of five steps of a small network with batch norm and dropout, bit for bit."""
+    import cupy
+
+    import convkern as ck
+    from convkern import capture, nn
+
+    rng = np.random.default_rng(3)
+    batches = [(rng.standard_normal((8, 1, 12, 12), "f4"), rng.integers(0, 5, 8)) for _ in range(5)]
+
+    def trained(captured: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+        with nn.init.seeded(4):
+            model = nn.Sequential(
+                nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.5),
+                nn.Linear(200, 5),
+            ).to("cuda")  # fmt: skip
+        optimizer, replay, losses = ck.optim.Adam(model.parameters(), lr=0.01), None, []
+
+        def forward(x, labels):
+            return nn.functional.cross_entropy(model(x), labels)
+
+        with capture.own_stream():
+            for number, (x, labels) in enumerate(batches):
+                ck.random.seed_noise(1, number)
+                there = cupy.asarray(x), cupy.asarray(labels)
+                optimizer.param_groups[0]["lr"] = 0.01 / (number + 1)
+                if captured and number:
+                    replay = replay or capture.CapturedStep(model, forward, optimizer, *there)
+                    losses.append(replay.forward(*there).item())
+                    replay.backward()
+                    replay.update()
+                else:
+                    optimizer.zero_grad()
+                    loss = forward(*there)
+                    losses.append(loss.item())
+                    loss.backward()
+                    optimizer.step()
+        return losses, model.state_dict()
+
+    (losses, state), (want, want_state) = trained(True), trained(False)
+    assert losses == want
+    for key, value in want_state.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+def test_out_of_memory_tells_the_bytes_and_leaves_the_pool_usable():
+    import convkern as ck
+
+    with pytest.raises(ck.device.OutOfDeviceMemory, match=r"4,503,599,627,370,496 bytes asked for") as caught:
+        ck.device.empty(1 << 50, "float32")
+    assert 0 < caught.value.free <= caught.value.total
+    assert ck.device.empty(1 << 20, "float32").size == 1 << 20
+
+
 BAD_ADDRESS = """
 import cupy
 from convkern.kernels.elementwise import cuda_chunks

@@ -15,7 +15,7 @@ from convkern.kernels.cuda import compiler, launch
 from convkern.kernels.spec import ConvSpec
 
 from . import ptx
-from .gpu import needs_compiler
+from .gpu import needs_compiler, parameters
 from .ptx.program import split_operands
 
 HEAD = """
@@ -204,7 +204,8 @@ def convolve(change: Any = unchanged, module: str = "cuda_direct") -> None:
         changed = change(text)
         if change is not unchanged:
             assert changed != text
-        ptx.run(ptx.Program(changed), blocks, kernel.threads, args, kernel.shared)
+        compiled = ptx.Program(changed)
+        ptx.run(compiled, blocks, kernel.threads, parameters(compiled, kernel, args), kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
     try:
@@ -333,7 +334,8 @@ def convolve_halves(change: Any, target: str, direction: str = "forward") -> Non
             changed = change(text)
             assert changed != text
             text = changed
-        ptx.run(ptx.Program(text), blocks, kernel.threads, args, kernel.shared)
+        compiled = ptx.Program(text)
+        ptx.run(compiled, blocks, kernel.threads, parameters(compiled, kernel, args), kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
     workspace = np.full(half_products.workspace_bytes(direction, HALF_SPEC, False), 0xFF, np.uint8)

@@ -97,11 +97,14 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             result = self.forward(*args, **kwargs)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, MemoryError) as error:
             from .blame import locate
 
-            locate(error, self, args)
-            raise
+            told = _device.memory_error(error) if isinstance(error, MemoryError) else error
+            locate(told, self, args)
+            if told is error:
+                raise
+            raise told from error
         if _watchers:
             for watcher in tuple(_watchers):
                 watcher(self, kwargs, result)

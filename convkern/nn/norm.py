@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..device import refuse_capture
 from ..ops import arguments as arg
 from ..ops.row_norm import shape_of
 from .module import Module, Parameter
@@ -67,6 +68,9 @@ class _BatchNorm(_ChannelNorm):
         if self.training and self.track_running_stats:
             self.num_batches_tracked[...] += 1
             if self.momentum is None:
+                refuse_capture(
+                    f"{type(self).__name__} with momentum=None", "the share of a batch changes from step to step"
+                )
                 momentum = 1 / int(self.num_batches_tracked)
         training = self.training or not self.track_running_stats
         mean, var = self._running()

@@ -31,7 +31,7 @@ def kernel_inputs(function: str, **values: Any) -> list[np.ndarray]:
 
 def new_array(shape: tuple[int, ...], dtype: Any, like: Any) -> np.ndarray:
     """A new array on the device of ``like``; large ones come from the pool of memory."""
-    return device.library(like).empty(shape, dtype) if device.is_cupy(like) else empty(shape, dtype)
+    return device.empty(shape, dtype) if device.is_cupy(like) else empty(shape, dtype)
 
 
 def kept(value: Any, *others: Any) -> Any:

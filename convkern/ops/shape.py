@@ -67,7 +67,7 @@ def total(xa: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
     first, last = (kept[0], kept[-1] + 1) if kept else (xa.ndim, xa.ndim)
     sizes = (math.prod(xa.shape[a:b]) for a, b in ((0, first), (first, last), (last, xa.ndim)))
     spec = ChannelSpec(*sizes)
-    y = device.library(xa).empty(spec.c, xa.dtype)
+    y = device.empty(spec.c, xa.dtype)
     execute(Problem("reduce", "sum", "cuda", "float32", "default", spec), device.kernel_array(xa).reshape(spec), out=y)
     return y.reshape(tuple(1 if i in axes else n for i, n in enumerate(xa.shape) if keepdims or i not in axes))
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..device import cpu_copy, is_cupy, kernel_array, library, moved, of, one
+from ..device import cpu_copy, is_cupy, kernel_array, library, memory_error, moved, of, one, refuse_capture
 from ..tensor import Tensor
 
 Row = tuple[np.ndarray | None, ...]
+Work = tuple[list[Row], np.ndarray, list[tuple[Tensor, np.ndarray]]]  # rows, their numbers, parameters and their arrays
 # What schedules keep in a group beside the optimizer's own options.
 SCHEDULE_OPTIONS = {"initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum"}
 
@@ -131,31 +132,53 @@ class Optimizer:
         -------
         What the closure gave, or None.
         """
+        refuse_capture(
+            f"{type(self).__name__}.step", "its numbers change from step to step, and replays would keep the first"
+        )
         loss = None if closure is None else closure()
-        work: dict[tuple[np.dtype, str], tuple[list[Row], list[tuple[float, ...]]]] = {}
-        copied = []  # parameters in another order of memory than kernels take
+        before = {position: dict(values) for position, values in self.state.items()}
+        changed = False
+        try:
+            for rows, numbers, written in self.prepared():  # GPUs come first: there memory may run out
+                self.kernel(rows, moved(numbers, of(rows[0][0])))
+                changed = True
+                for p, w in written:
+                    if w is not p.data:
+                        p.data[...] = w
+                    p.mark_changed()
+        except BaseException as error:
+            if not changed:
+                self.state = before
+            told = memory_error(error) if isinstance(error, MemoryError) else error
+            if told is error:
+                raise
+            raise told from error
+        return loss
+
+    def prepared(self) -> list[Work]:
+        """Bring the state to the next step, and give what the kernels take: :meth:`step` without the kernels."""
+        found: dict[
+            tuple[str, np.dtype], tuple[list[Row], list[tuple[float, ...]], list[tuple[Tensor, np.ndarray]]]
+        ] = {}
         position = 0
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
                     w = kernel_array(p.data)
-                    if w is not p.data:
-                        copied.append((p.data, w))
-                    arrays, numbers = self.row(w, self.state.setdefault(position, {}), group)
                     if of(p.grad.data) != of(w):
                         one(type(self).__name__, ("a parameter", "its gradient"), (w, p.grad.data))
-                    rows = work.setdefault((w.dtype, of(w)), ([], []))
-                    rows[0].append((w, kernel_array(p.grad.data), *arrays))
-                    rows[1].append(numbers)
-                    p.mark_changed()
+                    if is_cupy(w) and w.dtype != np.float32:
+                        raise NotImplementedError(
+                            f"{type(self).__name__}: parameters on a GPU must be float32, got {w.dtype}"
+                        )
+                    arrays, numbers = self.row(w, self.state.setdefault(position, {}), group)
+                    rows, all_numbers, written = found.setdefault((of(w), w.dtype), ([], [], []))
+                    rows.append((w, kernel_array(p.grad.data), *arrays))
+                    all_numbers.append(numbers)
+                    written.append((p, w))  # w is a copy where p has another order of memory than kernels take
                 position += 1
-        for (dtype, place), (arrays_of_rows, numbers_of_rows) in work.items():
-            if place == "cuda" and dtype != np.float32:
-                raise NotImplementedError(f"{type(self).__name__}: parameters on a GPU must be float32, got {dtype}")
-            self.kernel(arrays_of_rows, moved(np.array(numbers_of_rows, dtype), place))
-        for data, w in copied:
-            data[...] = w
-        return loss
+        groups = sorted(found.items(), key=lambda item: item[0][0] != "cuda")
+        return [(rows, np.array(numbers, dtype), written) for (_, dtype), (rows, numbers, written) in groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or fill them with zeros."""

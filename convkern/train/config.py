@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import read_json, write_json
-from .options import check_int, check_name, check_techniques
+from .options import check_capture, check_int, check_name, check_techniques
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_SEED = 2**63 - 1
@@ -85,6 +85,10 @@ class Config:
         Also write logs for TensorBoard into the run's folder; see :class:`convkern.train.tensorboard.Logs`.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    capture : bool
+        On "cuda": replay CUDA graphs of the training step in place of its launches; see :mod:`convkern.capture`. Smaller
+        batches, the first whole one and every 10th step, whose activations are looked at, run eagerly. The bits are those
+        of the eager steps, with linear layers' products by our own kernels.
     out : str or None
         Folder of the run; None makes ``runs/<model>-<data>-<time>`` below the working directory.
 
@@ -127,6 +131,7 @@ class Config:
     seed: int = 0
     tensorboard: bool = False
     device: str = "auto"
+    capture: bool = False
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -142,6 +147,7 @@ class Config:
         check_int("batch_size", self.batch_size, 1)
         check_int("seed", self.seed, 0, MAX_SEED)
         check_techniques(self)
+        check_capture(self)
         for name in ("data_dir", "out"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):

@@ -55,7 +55,11 @@ class Health:
 
     def forward(self, step: int) -> Any:
         """A context for the forward pass of a step, the number of steps made before."""
-        return self._watched() if step % EVERY == 0 else nullcontext()
+        return self._watched() if self.looks(step) else nullcontext()
+
+    def looks(self, step: int) -> bool:
+        """Whether the activations of a step are looked at."""
+        return step % EVERY == 0
 
     def gradients(self, step: int, loss: float, mean_loss: float) -> None:
         """Look at the gradients of a step, after the backward pass and before they are clipped.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 
 import convkern as ck
 
+from ..blas import own_products
+from ..capture import CapturedStep, own_stream
+from ..device import memory_error
 from ..random import seed_noise
 from . import checkpoint as checkpoints
 from . import divergence, feeding
@@ -88,6 +92,8 @@ class Trainer:
         self.average = build_average(config, self.model)
         self.health = Health(self.model)
         self.logs: Logs | None = None
+        self.captured: CapturedStep | None = None
+        self._whole_met = False  # a whole batch of this process, which made the optimizer's state
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over everything that a checkpoint holds.
@@ -136,7 +142,7 @@ class Trainer:
         history = metrics.rewind(self.position.epoch)
         self.logs = Logs(self.folder, self._steps_made) if self.config.tensorboard else None
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, own_stream() if self.config.capture else nullcontext():
                 progress.open(self.position)
                 while self.position.epoch < self.config.epochs:
                     self._train_epoch(stop, progress)
@@ -160,7 +166,8 @@ class Trainer:
         """Compile what the run needs, on a model and an optimizer of the same kind that are thrown away."""
         model = build_model(self.facts).to(self.device)
         optimizer = build_optimizer(self.config, model)
-        with progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
+        products = own_products() if self.config.capture else nullcontext()
+        with products, progress.compiling(), np.errstate(over="ignore", invalid="ignore"):
             for count in _batch_counts(len(self.loader.dataset), self.config.batch_size):
                 x, labels = self._blank(count)
                 self._loss(model(x), labels).backward()
@@ -207,7 +214,7 @@ class Trainer:
         with self.loader.batches(start=position.step) as batches:
             for x, labels in batches:
                 position.waited = waited + self.loader.waiting.waited
-                loss, right = self._step(*self._placed(x, labels))
+                loss, right = self._step_in_memory(x, labels)
                 position.step += 1
                 position.loss_sum += loss * len(labels)
                 position.correct += right
@@ -224,27 +231,62 @@ class Trainer:
                     self.logs.step(self._steps_made, loss, self.optimizer.param_groups[0]["lr"])
                 self._act_on(stop)
 
+    def _step_in_memory(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """`_step`; where a GPU's memory runs out, the error tells the bytes and weights and optimizer are as before."""
+        try:
+            return self._step(*self._placed(x, labels))
+        except MemoryError as error:
+            told = memory_error(error)
+            if told is error:
+                raise
+            raise told from error
+
     def _step(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         """Make one step on a batch (B, C, H, W); returns its mean loss and how many images were right before it."""
         position = self.position
         self._start_noise()
+        captured = self._captured_step(x, labels)
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told in our own words
-            with self.health.forward(self._steps_made):
-                logits = self.model(x)  # (B, classes)
-            loss = self._loss(logits, labels)
+            if captured is not None:
+                loss, logits = captured.forward(x, labels)
+            else:
+                with self.health.forward(self._steps_made):
+                    loss, logits = self._forward(x, labels)
             value = float(loss.item())
             if not math.isfinite(value):
                 self._start_noise()  # the layers drop again what they dropped
                 raise ValueError(self._diverged(value, f"epoch {position.epoch + 1}, step {position.step + 1}", [x]))
             self.schedule.begin_step(self._steps_made)
-            self.optimizer.zero_grad()
-            loss.backward()
+            if captured is not None:
+                captured.backward()
+            else:
+                self.optimizer.zero_grad()
+                loss.backward()
             self.health.gradients(self._steps_made, value, position.loss_sum / (position.seen or math.nan))
             self._clip()
-            self.optimizer.step()
+            if captured is not None:
+                captured.update()
+            else:
+                self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
         return value, int((logits.data.argmax(axis=1) == labels).sum())
+
+    def _forward(self, x: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
+        """The loss, and the logits (B, classes)."""
+        logits = self.model(x)
+        return self._loss(logits, labels), logits
+
+    def _captured_step(self, x: np.ndarray, labels: np.ndarray) -> CapturedStep | None:
+        """What replays this step; None where it runs eagerly."""
+        if not self.config.capture or len(x) != self.config.batch_size:
+            return None
+        if not self._whole_met or self.health.looks(self._steps_made):
+            self._whole_met = True
+            return None
+        if self.captured is None:
+            self.captured = CapturedStep(self.model, self._forward, self.optimizer, x, labels)
+        return self.captured
 
     def _start_noise(self) -> None:
         """The draws of dropout and the like belong to the step: a resumed run finds the same."""

@@ -61,6 +61,25 @@ def check_techniques(config: Config) -> None:
     _check_optional("ema", config.ema, "above 0 and below 1", lambda value: 0 < value < 1)
 
 
+def check_capture(config: Config) -> None:
+    """Check that what is to be captured can be.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the option that stands against it.
+    """
+    if not isinstance(config.capture, bool):
+        raise TypeError(f"capture must be True or False, got {config.capture!r}")
+    if config.capture and config.device != "cuda":
+        raise ValueError(f"capture=True needs device='cuda': CUDA graphs run on a GPU, got device={config.device!r}")
+    if config.capture and config.label_smoothing:
+        raise ValueError(
+            "capture=True needs label_smoothing=0: smoothed losses look at the labels on the host, which cannot be "
+            f"captured, got {config.label_smoothing}"
+        )
+
+
 def _check_optimizer(config: Config) -> None:
     for name in ("momentum", "alpha", "beta1", "beta2"):
         _check_optional(name, getattr(config, name), "at least 0 and below 1", lambda value: 0 <= value < 1)

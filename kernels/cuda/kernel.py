@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from . import launch
+
+_CODES = {"int": "i", "float": "f"}  # of the struct module; all else is an address
 
 _names: set[str] = set()
 
@@ -47,12 +52,24 @@ class CudaKernel:
         _names.add(name)
         self.name, self.body, self.parameters = name, body, parameters
         self.threads, self.shared, self.targets = threads, shared, targets
+        self.kinds = tuple(
+            np.dtype(kind) if isinstance(kind, str) and kind not in (*_CODES, "table") else kind for kind in parameters
+        )
         self.pointers: list[int] = []  # where arrays and tables are among the packed arguments
-        place = 0
+        self.tables: list[int] = []
+        codes = "@N"  # the parameters' size, then each where its own size aligns it, as the driver wants them
         for kind in parameters:
-            if isinstance(kind, str) and kind not in ("int", "float"):
-                self.pointers.append(place)
-            place += 1 if isinstance(kind, str) else len(kind._fields)
+            if not isinstance(kind, str):
+                codes += "i" * len(kind._fields)
+                continue
+            if kind not in _CODES:
+                self.pointers.append(len(codes) - 2)
+            if kind == "table":
+                self.tables.append(len(codes) - 2)
+            codes += _CODES.get(kind, "P")
+        self.layout = struct.Struct(codes)
+        if self.layout.size - 8 > launch.LARGEST_BLOCK:
+            raise ValueError(f"{name}: parameters take {self.layout.size - 8} bytes, at most {launch.LARGEST_BLOCK} go")
         KERNELS[name] = self
 
     def __call__(self, blocks: int, *args: Any) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..cuda import launch
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, float32, floats_at, inlined, int32
 
@@ -130,12 +131,27 @@ _ADAGRAD = CudaKernel("update-adagrad", _adagrad_body, _PARAMETERS, THREADS)
 _RMSPROP = CudaKernel("update-rmsprop", _rmsprop_body, _PARAMETERS, THREADS)
 
 
-def _run(kernel: CudaKernel, rows: Sequence[Sequence[Any]], numbers: Any) -> None:
+class Uploaded(list[Any]):
+    """Rows whose table is on the device already, for launches that are recorded and replayed."""
+
+    def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
+        super().__init__(rows)
+        table, self.jobs = _table(rows)
+        self.table = launch.upload(tuple(table))
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> tuple[list[Any], int]:
+    """The table of the rows, and how many blocks they take."""
     table: list[Any] = []
     jobs = 0
     for row in rows:
         table += [jobs, row[0].size, *(0 if array is None else array.reshape(-1) for array in row)]
         jobs += -(-row[0].size // CHUNK)
+    return table, jobs
+
+
+def _run(kernel: CudaKernel, rows: Sequence[Sequence[Any]], numbers: Any) -> None:
+    table, jobs = (rows.table, rows.jobs) if isinstance(rows, Uploaded) else _table(rows)
     kernel(jobs, table, numbers.reshape(-1), len(rows))
 
 

@@ -11,6 +11,6 @@ Source: NVIDIA, "Parallel Thread Execution ISA", version 9.
 
 from .machine import run
 from .memory import Fault
-from .program import Program
+from .program import KINDS, Program
 
-__all__ = ["Fault", "Program", "run"]
+__all__ = ["KINDS", "Fault", "Program", "run"]
