@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(ops, name) for name in ("pointwise", *(f"{kind}{axes}d" for kind in _KINDS for axes in (1, 2, 3)))
 }
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
-    "sgd": lambda parameters: optim.SGD(parameters, lr=1e-3, momentum=0.9),
-    "adam": lambda parameters: optim.Adam(parameters, lr=1e-3),
+    "sgd": partial(optim.SGD, lr=1e-3, momentum=0.9),
+    "adagrad": partial(optim.Adagrad, lr=1e-3),
+    "rmsprop": partial(optim.RMSprop, lr=1e-3),
+    "adam": partial(optim.Adam, lr=1e-3),
+    "adamw": partial(optim.AdamW, lr=1e-3),
 }
 DTYPES = ("float32", "float64")
 USUAL_IMAGE, SMALL_IMAGE = 224, 32  # pixels, of models that take any size
@@ -108,9 +112,10 @@ def network(model: str, image: Sequence[int] | None = None) -> tuple[Any, tuple[
 
 
 def training_step(
-    model: str, batch: int, image: Sequence[int] | None = None, optimizer: str = "sgd", evaluate: bool = False
-) -> Subject:
-    """Forward, cross-entropy, backward and the optimizer's step of a fresh model, on random images of class 0.
+    model: str, batch: int, image: Sequence[int] | None = None, optimizers: Sequence[str] = ("sgd",),
+    evaluate: bool = False,
+) -> Subject:  # fmt: skip
+    """Forward, cross-entropy, backward and a step of every optimizer of a fresh model, on random images of class 0.
 
     Parameters
     ----------
@@ -120,8 +125,8 @@ def training_step(
         Images.
     image : sequence of int, optional
         (C, H, W); by default the size that the model is made for.
-    optimizer : str
-        "sgd" (momentum 0.9) or "adam".
+    optimizers : sequence of str
+        Of "sgd" (momentum 0.9), "adagrad", "rmsprop", "adam" and "adamw"; all take the same gradients.
     evaluate : bool
         Also run the model once as it is evaluated.
 
@@ -134,16 +139,17 @@ def training_step(
     _check_model(model)
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    for name in optimizers:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"optimizers must be of {', '.join(OPTIMIZERS)}, got {name!r}")
 
     def run() -> None:
         fresh, _ = network(model, (channels, height, width))
-        updates = OPTIMIZERS[optimizer](fresh.parameters())
         x = np.random.default_rng(0).standard_normal((batch, channels, height, width), np.float32)
         labels = np.zeros(batch, np.int64)
         nn.functional.cross_entropy(fresh(x), labels).backward()
-        updates.step()
+        for name in optimizers:
+            OPTIMIZERS[name](fresh.parameters()).step()
         if evaluate:
             fresh.eval()
             with no_grad():

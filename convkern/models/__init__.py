@@ -14,6 +14,7 @@ from .lenet import lenet5
 from .nin import nin
 from .regression import linear_regression, logistic_regression, mlp, softmax_regression
 from .resnet import (
+    BasicBlock,
     Bottleneck,
     resnet18,
     resnet18_cifar,
@@ -26,13 +27,14 @@ from .resnet import (
     resnet101,
     resnet110,
     resnet152,
-    resnext50,
+    resnext50_32x4d,
 )
 from .unet import unet
 from .vgg import vgg11, vgg16, vgg16_cifar, vgg19
 
 __all__ = [
     "NAMES",
+    "BasicBlock",
     "Bottleneck",
     "alexnet",
     "build",
@@ -55,7 +57,7 @@ __all__ = [
     "resnet101",
     "resnet110",
     "resnet152",
-    "resnext50",
+    "resnext50_32x4d",
     "softmax_regression",
     "unet",
     "vgg11",
@@ -82,7 +84,7 @@ _BUILDERS: dict[str, Callable[..., Module]] = {
     "resnet44": resnet44,
     "resnet50": resnet50,
     "resnet56": resnet56,
-    "resnext50": resnext50,
+    "resnext50_32x4d": resnext50_32x4d,
     "softmax_regression": softmax_regression,
     "vgg11": vgg11,
     "vgg16": vgg16,
