@@ -37,7 +37,7 @@ _Image = Annotated[
 
 
 def summary_command(
-    model: Annotated[str, typer.Argument(help="A model: lenet5, vgg16, resnet50, …", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A model: lenet5, vgg16, resnet50, unet, …", metavar="MODEL")],
     image: _Image = None,
 ) -> None:
     """Tell what a model is made of: shapes, parameters, multiply-adds, memory and receptive field of every layer."""

@@ -93,7 +93,7 @@ def case(words: Sequence[str], precision: str = "default") -> Iterator[Subject]:
 
 def image_shape(model: str) -> tuple[int, int, int]:
     """(C, H, W) of the images that a model of that name takes unless it is told otherwise."""
-    _check_model(model)
+    _check_model(model, (*models.NAMES, *models.PIXELWISE))
     parameters = inspect.signature(getattr(models, model)).parameters
     channels = parameters["in_channels"].default if "in_channels" in parameters else 3
     if "image_size" in parameters:
@@ -106,7 +106,6 @@ def image_shape(model: str) -> tuple[int, int, int]:
 def network(model: str, image: Sequence[int] | None = None) -> tuple[Any, tuple[int, int, int]]:
     """A fresh model of that name, and (C, H, W) of the images it takes; see :func:`training_step`."""
     channels, height, width = image or image_shape(model)
-    _check_model(model)
     shape = (channels, height, width)
     return models.build_for(model, shape), shape
 
@@ -135,8 +134,8 @@ def training_step(
     ValueError
         Naming what does not fit.
     """
+    _check_model(model, models.NAMES)
     channels, height, width = image or image_shape(model)
-    _check_model(model)
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     for name in optimizers:
@@ -158,6 +157,6 @@ def training_step(
     return Subject(f"{model}, a training step of {batch} images {channels}x{height}x{width}", run)
 
 
-def _check_model(model: str) -> None:
-    if model not in models.NAMES:
-        raise ValueError(f"model must be one of {', '.join(models.NAMES)}, got {model!r}")
+def _check_model(model: str, known: Sequence[str]) -> None:
+    if model not in known:
+        raise ValueError(f"model must be one of {', '.join(known)}, got {model!r}")

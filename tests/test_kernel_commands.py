@@ -64,6 +64,11 @@ def test_summary(capsys):
     assert lines[1].split() == ["layer", "kind", "output", "shape", "parameters", "multiply-adds", "KiB", "sees"]
     assert lines[-1].split()[:3] == ["total", "61,706", "416,520"]
     assert printed(capsys, "summary resnet20 --image 1,16,16")[0] == "input (1, 1, 16, 16)"
+    unet = printed(capsys, "summary unet --image 3,16,32")
+    assert unet[-1].split()[:2] == ["total", "31,037,698"]
+    assert "(1, 2, 16, 32)" in unet[-3]
+    assert "model must be one of alexnet" in refused(capsys, "summary lenet6 --image 1,8,8")
+    assert "model must be one of alexnet" in refused(capsys, "warmup unet")  # trained by pixels, not by labels
 
 
 def test_explain_a_model_and_a_case(capsys):

@@ -53,6 +53,8 @@ def test_other_parameter_counts():
 
 def torch_twins():
     pytest.importorskip("torch")
+    from torch.nn import Flatten, Linear, Sequential, Sigmoid
+
     from . import twins
 
     v11 = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
@@ -63,7 +65,15 @@ def torch_twins():
         return twins.bottleneck(*options, groups=32, group_width=4)
 
     return {
+        "linear regression": (models.linear_regression(7, 2), Sequential(Linear(7, 2)), None),
+        "logistic regression": (models.logistic_regression(7), Sequential(Linear(7, 1), Sigmoid()), None),
+        "softmax regression": (models.softmax_regression(5, 3, 6), Sequential(Flatten(), Linear(108, 5)), 6),
+        "mlp": (models.mlp(5, 3, 6, hidden=(8, 7)), twins.mlp(108, 8, 7, 5), 6),
         "resnet20": (models.resnet20(5), twins.small_resnet(5, 3), 16),
+        "resnet32": (models.resnet32(5), twins.small_resnet(5, 5), 16),
+        "resnet44": (models.resnet44(5), twins.small_resnet(5, 7), 16),
+        "resnet56": (models.resnet56(5), twins.small_resnet(5, 9), 16),
+        "resnet110": (models.resnet110(5), twins.small_resnet(5, 18), 16),
         "unet": (models.unet(3, width=4, depth=2), twins.UNet(3, 4, 2), 16),
         "alexnet 2012": (models.alexnet(5), twins.alexnet(5, "2012"), 224),
         "alexnet 2014": (models.alexnet(5, variant="2014"), twins.alexnet(5, "2014"), 224),
@@ -85,10 +95,14 @@ def torch_twins():
     }
 
 
-QUICK = ("resnet20", "unet", "bottleneck", "basic block", "basic block, plain")
+QUICK = (
+    "linear regression", "logistic regression", "softmax regression", "mlp", "resnet20", "unet", "bottleneck", "basic block",
+    "basic block, plain",
+)  # fmt: skip
 LONG = (
-    "alexnet 2012", "alexnet 2014", "vgg11", "vgg16", "vgg19 with batch norm", "nin", "googlenet", "resnet18", "resnet34",
-    "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "densenet121",
+    "resnet32", "resnet44", "resnet56", "resnet110", "alexnet 2012", "alexnet 2014", "vgg11", "vgg16",
+    "vgg19 with batch norm", "nin", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "densenet121",
 )  # fmt: skip
 
 
@@ -111,7 +125,7 @@ def test_logits_and_gradients_as_in_pytorch(name):
     for module in mine.modules():
         if isinstance(module, nn.Dropout):
             module.eval()  # the twins have none
-    x = rng.standard_normal((3, 3, side, side))
+    x = rng.standard_normal((3, 7) if side is None else (3, 3, side, side))
     ours, other = ck.Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
     y, expected = mine(ours), theirs(other)
     scale = np.abs(expected.detach().numpy()).max()

@@ -34,6 +34,7 @@ from .vgg import vgg11, vgg16, vgg16_cifar, vgg19
 
 __all__ = [
     "NAMES",
+    "PIXELWISE",
     "BasicBlock",
     "Bottleneck",
     "alexnet",
@@ -92,6 +93,7 @@ _BUILDERS: dict[str, Callable[..., Module]] = {
     "vgg19": vgg19,
 }
 NAMES = tuple(_BUILDERS)
+PIXELWISE: dict[str, Callable[..., Module]] = {"unet": unet}  # which give logits for every pixel, not for the image
 
 
 def build(name: str, **options: Any) -> Module:
@@ -100,7 +102,7 @@ def build(name: str, **options: Any) -> Module:
     Parameters
     ----------
     name : str
-        One of ``NAMES``.
+        One of ``NAMES`` or ``PIXELWISE``.
     **options
         As in the function of that name.
 
@@ -122,7 +124,7 @@ def build_for(name: str, image: tuple[int, int, int], **options: Any) -> Module:
     Parameters
     ----------
     name : str
-        One of ``NAMES``.
+        One of ``NAMES`` or ``PIXELWISE``.
     image : (int, int, int)
         Channels, height and width.
     **options
@@ -144,6 +146,7 @@ def build_for(name: str, image: tuple[int, int, int], **options: Any) -> Module:
 
 
 def _builder(name: str) -> Callable[..., Module]:
-    if name not in _BUILDERS:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
-    return _BUILDERS[name]
+    known = {**_BUILDERS, **PIXELWISE}
+    if name not in known:
+        raise ValueError(f"model must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
