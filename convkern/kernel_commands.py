@@ -37,7 +37,7 @@ _Image = Annotated[
 
 
 def summary_command(
-    model: Annotated[str, typer.Argument(help="A model: lenet5, vgg16, resnet50, …", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A model: lenet5, vgg16, resnet50, unet, …", metavar="MODEL")],
     image: _Image = None,
 ) -> None:
     """Tell what a model is made of: shapes, parameters, multiply-adds, memory and receptive field of every layer."""
@@ -107,7 +107,7 @@ def warmup_command(
     batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 32,
     image: _Image = None,
 ) -> None:
-    """Compile every kernel that a model's training and evaluation need; they are kept on disk.
+    """Compile every kernel that a model's training, with any optimizer, and evaluation need; they are kept on disk.
 
     The last batch of a set is often smaller, and other kernels may suit it: some smaller ones are run too.
     """
@@ -123,17 +123,10 @@ def warmup_command(
 
     began = time.perf_counter()
     shape = _numbers(image, "--image", 3)
-    steps = [
-        subjects.training_step(name, batch, shape, optimizer, evaluate=True)
-        for name in model_names
-        for optimizer in subjects.OPTIMIZERS
-    ]
+    optimizers = tuple(subjects.OPTIMIZERS)
+    steps = [subjects.training_step(name, batch, shape, optimizers, evaluate=True) for name in model_names]
     smaller = {batch * eighths // 8 for eighths in (6, 4, 2, 1)} - {0}
-    steps += [
-        subjects.training_step(name, size, shape, next(iter(subjects.OPTIMIZERS)), evaluate=True)
-        for name in model_names
-        for size in smaller
-    ]
+    steps += [subjects.training_step(name, size, shape, evaluate=True) for name in model_names for size in smaller]
     with compiler.watch(counted), choose(1, 1).compiling():
         for step in steps:
             step.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(ops, name) for name in ("pointwise", *(f"{kind}{axes}d" for kind in _KINDS for axes in (1, 2, 3)))
 }
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
-    "sgd": lambda parameters: optim.SGD(parameters, lr=1e-3, momentum=0.9),
-    "adam": lambda parameters: optim.Adam(parameters, lr=1e-3),
+    "sgd": partial(optim.SGD, lr=1e-3, momentum=0.9),
+    "adagrad": partial(optim.Adagrad, lr=1e-3),
+    "rmsprop": partial(optim.RMSprop, lr=1e-3),
+    "adam": partial(optim.Adam, lr=1e-3),
+    "adamw": partial(optim.AdamW, lr=1e-3),
 }
 DTYPES = ("float32", "float64")
 USUAL_IMAGE, SMALL_IMAGE = 224, 32  # pixels, of models that take any size
@@ -89,7 +93,7 @@ def case(words: Sequence[str], precision: str = "default") -> Iterator[Subject]:
 
 def image_shape(model: str) -> tuple[int, int, int]:
     """(C, H, W) of the images that a model of that name takes unless it is told otherwise."""
-    _check_model(model)
+    _check_model(model, (*models.NAMES, *models.PIXELWISE))
     parameters = inspect.signature(getattr(models, model)).parameters
     channels = parameters["in_channels"].default if "in_channels" in parameters else 3
     if "image_size" in parameters:
@@ -102,15 +106,15 @@ def image_shape(model: str) -> tuple[int, int, int]:
 def network(model: str, image: Sequence[int] | None = None) -> tuple[Any, tuple[int, int, int]]:
     """A fresh model of that name, and (C, H, W) of the images it takes; see :func:`training_step`."""
     channels, height, width = image or image_shape(model)
-    _check_model(model)
     shape = (channels, height, width)
     return models.build_for(model, shape), shape
 
 
 def training_step(
-    model: str, batch: int, image: Sequence[int] | None = None, optimizer: str = "sgd", evaluate: bool = False
-) -> Subject:
-    """Forward, cross-entropy, backward and the optimizer's step of a fresh model, on random images of class 0.
+    model: str, batch: int, image: Sequence[int] | None = None, optimizers: Sequence[str] = ("sgd",),
+    evaluate: bool = False,
+) -> Subject:  # fmt: skip
+    """Forward, cross-entropy, backward and a step of every optimizer of a fresh model, on random images of class 0.
 
     Parameters
     ----------
@@ -120,8 +124,8 @@ def training_step(
         Images.
     image : sequence of int, optional
         (C, H, W); by default the size that the model is made for.
-    optimizer : str
-        "sgd" (momentum 0.9) or "adam".
+    optimizers : sequence of str
+        Of "sgd" (momentum 0.9), "adagrad", "rmsprop", "adam" and "adamw"; all take the same gradients.
     evaluate : bool
         Also run the model once as it is evaluated.
 
@@ -130,20 +134,21 @@ def training_step(
     ValueError
         Naming what does not fit.
     """
+    _check_model(model, models.NAMES)
     channels, height, width = image or image_shape(model)
-    _check_model(model)
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    for name in optimizers:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"optimizers must be of {', '.join(OPTIMIZERS)}, got {name!r}")
 
     def run() -> None:
         fresh, _ = network(model, (channels, height, width))
-        updates = OPTIMIZERS[optimizer](fresh.parameters())
         x = np.random.default_rng(0).standard_normal((batch, channels, height, width), np.float32)
         labels = np.zeros(batch, np.int64)
         nn.functional.cross_entropy(fresh(x), labels).backward()
-        updates.step()
+        for name in optimizers:
+            OPTIMIZERS[name](fresh.parameters()).step()
         if evaluate:
             fresh.eval()
             with no_grad():
@@ -152,6 +157,6 @@ def training_step(
     return Subject(f"{model}, a training step of {batch} images {channels}x{height}x{width}", run)
 
 
-def _check_model(model: str) -> None:
-    if model not in models.NAMES:
-        raise ValueError(f"model must be one of {', '.join(models.NAMES)}, got {model!r}")
+def _check_model(model: str, known: Sequence[str]) -> None:
+    if model not in known:
+        raise ValueError(f"model must be one of {', '.join(known)}, got {model!r}")

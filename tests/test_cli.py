@@ -61,6 +61,15 @@ def test_train_ends_with_the_accuracy(trained):
     assert re.match(r"epoch 1/1  loss \d\.\d{4}  accuracy ", lines[-4])
 
 
+def test_python_runs_the_package():
+    line = [sys.executable, "-m", "convkern"]
+    done = subprocess.run([*line, "--version"], capture_output=True, text=True, check=False, env=environment())
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"convkern {ck.__version__}\n", "")
+    wrong = subprocess.run([*line, "summary", "lenet6"], capture_output=True, text=True, check=False, env=environment())
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("convkern: model must be one of alexnet")
+
+
 def test_default_folder_is_below_the_working_directory(trained, tmp_path, monkeypatch, capsys):
     data, _, _ = trained
     monkeypatch.chdir(tmp_path)

@@ -111,6 +111,14 @@ def test_training_on_the_device_is_training_on_the_cpu(name, optimizer, cupy):
         np.testing.assert_allclose(state[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+def test_a_shortcut_without_parameters_stays_on_the_device(cupy):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype("f4")
+    shortcut = BasicBlock(3, 5, stride=2, project=False).shortcut
+    y = shortcut(ck.Tensor(cupy.array(x)))
+    assert isinstance(y.data, cupy.ndarray)
+    np.testing.assert_array_equal(cupy.asnumpy(y.data), shortcut(ck.Tensor(x)).data)
+
+
 def test_a_broken_row_is_noticed(cupy, monkeypatch):
     """The comparison is not blind: an offset that the kernel forgets shows in the losses."""
     from convkern.kernels.norm import cuda_planes

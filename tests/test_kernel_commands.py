@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import convkern as ck
-from convkern import models, plan, subjects, tuning
+from convkern import models, optim, plan, subjects, tuning
+from convkern.kernels import compiler
+from convkern.train import options
 
 pytest.importorskip("typer")
 from convkern import cli
@@ -62,6 +64,11 @@ def test_summary(capsys):
     assert lines[1].split() == ["layer", "kind", "output", "shape", "parameters", "multiply-adds", "KiB", "sees"]
     assert lines[-1].split()[:3] == ["total", "61,706", "416,520"]
     assert printed(capsys, "summary resnet20 --image 1,16,16")[0] == "input (1, 1, 16, 16)"
+    unet = printed(capsys, "summary unet --image 3,16,32")
+    assert unet[-1].split()[:2] == ["total", "31,037,698"]
+    assert "(1, 2, 16, 32)" in unet[-3]
+    assert "model must be one of alexnet" in refused(capsys, "summary lenet6 --image 1,8,8")
+    assert "model must be one of alexnet" in refused(capsys, "warmup unet")  # trained by pixels, not by labels
 
 
 def test_explain_a_model_and_a_case(capsys):
@@ -133,12 +140,26 @@ def test_every_model_says_what_images_it_takes():
     assert subjects.image_shape("lenet5") == (1, 28, 28)
 
 
-def test_a_training_step_updates_with_either_optimizer():
+def test_warmup_runs_every_optimizer_of_train(capsys, monkeypatch):
+    stepped = set()
+    step = optim.Optimizer.step
+
+    def watched(optimizer):
+        stepped.add(type(optimizer).__name__)
+        return step(optimizer)
+
+    monkeypatch.setattr(optim.Optimizer, "step", watched)
+    assert tuple(subjects.OPTIMIZERS) == options.OPTIMIZERS
     with plan.traced() as trace:
-        for optimizer in subjects.OPTIMIZERS:
-            subjects.training_step("lenet5", 2, optimizer=optimizer, evaluate=True).run()
-    assert {problem.direction for problem, _ in trace} >= {"forward", "input_grad", "weight_grad"}
-    with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, got 'lion'"):
-        subjects.training_step("lenet5", 2, optimizer="lion")
+        lines = printed(capsys, "warmup lenet5 --batch 2")
+    assert lines[-1].endswith(f"kernels kept in {compiler.kernel_cache()}")
+    done = {(problem.operation, problem.direction) for problem, _ in trace}
+    assert done >= {("conv", "forward"), ("conv", "input_grad"), ("conv", "weight_grad")}
+    assert stepped == {"SGD", "Adagrad", "RMSprop", "Adam", "AdamW"}
+
+
+def test_a_training_step_of_what_is_not_known():
+    with pytest.raises(ValueError, match="optimizers must be of sgd, adagrad, rmsprop, adam, adamw, got 'lion'"):
+        subjects.training_step("lenet5", 2, optimizers=["sgd", "lion"])
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         subjects.training_step("lenet5", 0)

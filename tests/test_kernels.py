@@ -200,9 +200,11 @@ def test_adjoint_identity(spec, dtype):
                 assert np.vdot(w.astype(np.float64), gw) == product
 
 
+@pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize("row", cpu_rows(conv.VARIANTS), ids=row_id)
-def test_conv_rows_take_an_empty_batch(row):
-    spec = CONVS[0].spec()._replace(n=0)
+def test_conv_rows_take_an_empty_batch(row, size):
+    large = ConvSpec(0, 64, 64, 1, (20, 20), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (20, 20))
+    spec = CONVS[0].spec()._replace(n=0) if size == "small" else large
     shapes, result, _ = conv_shapes(row.direction, spec)
     out = np.empty(result, "float32")
     if run("conv", row, spec, "float32", *(np.empty(shape, "float32") for shape in shapes), out=(out,)):

@@ -28,7 +28,7 @@ COUNTS = {
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
-    "resnext50": 25_028_904,
+    "resnext50_32x4d": 25_028_904,
     "densenet121": 7_978_856,
     "softmax_regression": 7_850,
     "mlp": 203_530,
@@ -53,6 +53,8 @@ def test_other_parameter_counts():
 
 def torch_twins():
     pytest.importorskip("torch")
+    from torch.nn import Flatten, Linear, Sequential, Sigmoid
+
     from . import twins
 
     v11 = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
@@ -63,7 +65,15 @@ def torch_twins():
         return twins.bottleneck(*options, groups=32, group_width=4)
 
     return {
+        "linear regression": (models.linear_regression(7, 2), Sequential(Linear(7, 2)), None),
+        "logistic regression": (models.logistic_regression(7), Sequential(Linear(7, 1), Sigmoid()), None),
+        "softmax regression": (models.softmax_regression(5, 3, 6), Sequential(Flatten(), Linear(108, 5)), 6),
+        "mlp": (models.mlp(5, 3, 6, hidden=(8, 7)), twins.mlp(108, 8, 7, 5), 6),
         "resnet20": (models.resnet20(5), twins.small_resnet(5, 3), 16),
+        "resnet32": (models.resnet32(5), twins.small_resnet(5, 5), 16),
+        "resnet44": (models.resnet44(5), twins.small_resnet(5, 7), 16),
+        "resnet56": (models.resnet56(5), twins.small_resnet(5, 9), 16),
+        "resnet110": (models.resnet110(5), twins.small_resnet(5, 18), 16),
         "unet": (models.unet(3, width=4, depth=2), twins.UNet(3, 4, 2), 16),
         "alexnet 2012": (models.alexnet(5), twins.alexnet(5, "2012"), 224),
         "alexnet 2014": (models.alexnet(5, variant="2014"), twins.alexnet(5, "2014"), 224),
@@ -77,16 +87,22 @@ def torch_twins():
         "resnet50": (models.resnet50(5), twins.resnet(5, twins.bottleneck, (3, 4, 6, 3), 4), 64),
         "resnet101": (models.resnet101(5), twins.resnet(5, twins.bottleneck, (3, 4, 23, 3), 4), 64),
         "resnet152": (models.resnet152(5), twins.resnet(5, twins.bottleneck, (3, 8, 36, 3), 4), 64),
-        "resnext50": (models.resnext50(5), twins.resnet(5, resnext, (3, 4, 6, 3), 4), 64),
+        "resnext50_32x4d": (models.resnext50_32x4d(5), twins.resnet(5, resnext, (3, 4, 6, 3), 4), 64),
         "densenet121": (models.densenet121(5), twins.densenet(5), 64),
         "bottleneck": (models.Bottleneck(3, 6, stride=2), twins.bottleneck(3, 6, 2), 9),
+        "basic block": (models.BasicBlock(3, 6, stride=2), twins.basic(3, 6, 2), 9),
+        "basic block, plain": (models.BasicBlock(3, 6, stride=2, project=False), twins.plain(3, 6, 2), 9),
     }
 
 
-QUICK = ("resnet20", "unet", "bottleneck")
+QUICK = (
+    "linear regression", "logistic regression", "softmax regression", "mlp", "resnet20", "unet", "bottleneck", "basic block",
+    "basic block, plain",
+)  # fmt: skip
 LONG = (
-    "alexnet 2012", "alexnet 2014", "vgg11", "vgg16", "vgg19 with batch norm", "nin", "googlenet", "resnet18", "resnet34",
-    "resnet50", "resnet101", "resnet152", "resnext50", "densenet121",
+    "resnet32", "resnet44", "resnet56", "resnet110", "alexnet 2012", "alexnet 2014", "vgg11", "vgg16",
+    "vgg19 with batch norm", "nin", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "densenet121",
 )  # fmt: skip
 
 
@@ -109,7 +125,7 @@ def test_logits_and_gradients_as_in_pytorch(name):
     for module in mine.modules():
         if isinstance(module, nn.Dropout):
             module.eval()  # the twins have none
-    x = rng.standard_normal((3, 3, side, side))
+    x = rng.standard_normal((3, 7) if side is None else (3, 3, side, side))
     ours, other = ck.Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
     y, expected = mine(ours), theirs(other)
     scale = np.abs(expected.detach().numpy()).max()
@@ -129,6 +145,41 @@ def test_logits_and_gradients_as_in_pytorch(name):
 
 def test_every_network_is_compared():
     assert {*QUICK, *LONG} == set(torch_twins())
+
+
+def test_a_plain_shortcut_draws_nothing():
+    """What is drawn after its block is what is drawn after the block's two convolutions."""
+    with nn.init.seeded(3):
+        block, after = models.BasicBlock(2, 4, stride=2, project=False), nn.Linear(2, 2)
+    with nn.init.seeded(3):
+        first, second, third = nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False), nn.Linear(2, 2)
+    assert not any(name.startswith("shortcut") for name in block.state_dict())
+    for mine, expected in ((block.conv1, first), (block.conv2, second), (after, third)):
+        np.testing.assert_array_equal(mine.weight.data, expected.weight.data)
+
+
+def test_channels_of_a_plain_shortcut():
+    x = np.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
+    y = models.BasicBlock(2, 5, stride=2, project=False).shortcut(ck.Tensor(x)).data
+    assert y.shape == (2, 5, 2, 2)
+    np.testing.assert_array_equal(y[:, :2], x[:, :, ::2, ::2])
+    assert not y[:, 2:].any()
+    facts = {layer.name: layer for layer in models.resnet20().summary((3, 32, 32)).layers}
+    assert facts["stages.1.0.shortcut"].output_shape == (1, 32, 16, 16)
+    assert facts["stages.2.2.conv2"].receptive_field == (81, 81)  # that of the convolutions alone
+
+
+EMPTY = {"alexnet": 224, "googlenet": 32, "vgg16": 32, "nin": 96, "resnet20": 32, "densenet121": 32}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_batch_gives_empty_logits(name):
+    shape = (3, EMPTY[name], EMPTY[name])
+    model = models.build_for(name, shape, num_classes=4).eval()
+    y = model(np.empty((0, *shape), np.float32))
+    assert y.shape == (0, 4)
+    ops.sum(y).backward()
+    assert all(not p.grad.data.any() for p in model.parameters())
 
 
 def test_wrong_options():

@@ -357,6 +357,24 @@ def test_receptive_fields_of_dilated_pooling_unpooling_and_resizing():
     assert fields(linear, 1, 8, 8) == [(2, 2), (2, 2)]
 
 
+def test_receptive_fields_along_one_and_three_axes():
+    line = nn.Sequential(nn.Conv1d(2, 3, 5), nn.MaxPool1d(2), nn.Conv1d(3, 1, 3), nn.Flatten(), nn.Linear(8, 2))
+    assert fields(line, 1, 2, 24) == [(5,), (6,), (10,), None, None]
+    video = nn.Sequential(
+        nn.Conv3d(1, 2, (3, 5, 2)), nn.ReLU(), nn.AvgPool3d((1, 2, 2)), nn.Conv3d(2, 2, 3, stride=(2, 1, 1)),
+        nn.Conv3d(2, 1, 2),
+    )  # fmt: skip
+    shape = (1, 1, 9, 16, 13)
+    assert fields(video, *shape) == [(3, 5, 2), (3, 5, 2), (3, 6, 3), (5, 10, 7), (7, 12, 9)]
+    for p in video.parameters():
+        p.data[...] = 1
+    x = ck.Tensor(np.ones(shape, np.float32), requires_grad=True)
+    video(x)[0, 0, 0, 1, 0].backward()
+    assert tuple(np.ptp(places) + 1 for places in np.nonzero(x.grad.data[0, 0])) == (7, 12, 9)
+    assert "  7x12x9\n" in str(video.summary(shape[1:]))
+    assert line.summary((2, 24)).input_shape == (1, 2, 24)
+
+
 class Returns(nn.Module):
     """A layer without members whose result is what a function makes of x."""
 

@@ -105,7 +105,7 @@ def execute(tmp_path, monkeypatch):
 def test_there_are_notebooks():
     assert {path.stem for path in NOTEBOOKS} >= {
         "01_filters", "02_why_rot180", "03_from_naive_to_tensor_cores", "04_regression_to_mlp", "05_learning_kernels",
-        "06_bottleneck", "07_optimizers",
+        "06_bottleneck", "07_optimizers", "08_init_and_batchnorm", "09_lenet_to_resnet", "10_video_3d", "11_classical_road",
     }  # fmt: skip
 
 
@@ -198,6 +198,13 @@ def mistaken(a, b, c):
 language.multiply_tf32 = mistaken
 """
 
+NEW_CHANNELS_FIRST = """
+from convkern.models import resnet
+def mistaken(parts, dim, unbroken=resnet.concatenate):
+    return unbroken(parts[::-1], dim)
+resnet.concatenate = mistaken
+"""
+
 # Each is a mistake in convkern that the notebook's own asserts must notice.
 MISTAKES = {
     "w-turned": ("01_filters", mirrored("conv2d", "::-1, ::-1")),
@@ -212,6 +219,10 @@ MISTAKES = {
     "pixels-mixed-up": ("06_bottleneck", mirrored("pointwise_weight_grad", "::-1, ::-1")),
     "tensor-rows-exchanged": ("03_from_naive_to_tensor_cores", ROWS_EXCHANGED),
     "another-beta": ("07_optimizers", "convkern.optim.Adam.__init__.__defaults__ = (1e-3, (0.9, 0.99), 1e-8, 0.0)"),
+    "gain-forgotten": ("08_init_and_batchnorm", "convkern.nn.init.GAINS['relu'] = 1.0"),
+    "new-channels-first": ("09_lenet_to_resnet", NEW_CHANNELS_FIRST),
+    "time-turned": ("10_video_3d", mirrored("conv3d", "::-1")),
+    "gabor-mirrored": ("11_classical_road", mirrored("conv2d", ":, ::-1")),
 }
 
 

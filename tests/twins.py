@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -153,6 +155,13 @@ def resnet(num_classes, block, counts, expansion):
         *_norm_conv(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *_stages(block, counts, 64, expansion),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512 * expansion, num_classes),
     )  # fmt: skip
+
+
+def mlp(*sizes):
+    layers = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def small_resnet(num_classes, count):

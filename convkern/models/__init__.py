@@ -14,6 +14,7 @@ from .lenet import lenet5
 from .nin import nin
 from .regression import linear_regression, logistic_regression, mlp, softmax_regression
 from .resnet import (
+    BasicBlock,
     Bottleneck,
     resnet18,
     resnet18_cifar,
@@ -26,13 +27,15 @@ from .resnet import (
     resnet101,
     resnet110,
     resnet152,
-    resnext50,
+    resnext50_32x4d,
 )
 from .unet import unet
 from .vgg import vgg11, vgg16, vgg16_cifar, vgg19
 
 __all__ = [
     "NAMES",
+    "PIXELWISE",
+    "BasicBlock",
     "Bottleneck",
     "alexnet",
     "build",
@@ -55,7 +58,7 @@ __all__ = [
     "resnet101",
     "resnet110",
     "resnet152",
-    "resnext50",
+    "resnext50_32x4d",
     "softmax_regression",
     "unet",
     "vgg11",
@@ -82,7 +85,7 @@ _BUILDERS: dict[str, Callable[..., Module]] = {
     "resnet44": resnet44,
     "resnet50": resnet50,
     "resnet56": resnet56,
-    "resnext50": resnext50,
+    "resnext50_32x4d": resnext50_32x4d,
     "softmax_regression": softmax_regression,
     "vgg11": vgg11,
     "vgg16": vgg16,
@@ -90,6 +93,7 @@ _BUILDERS: dict[str, Callable[..., Module]] = {
     "vgg19": vgg19,
 }
 NAMES = tuple(_BUILDERS)
+PIXELWISE: dict[str, Callable[..., Module]] = {"unet": unet}  # which give logits for every pixel, not for the image
 
 
 def build(name: str, **options: Any) -> Module:
@@ -98,7 +102,7 @@ def build(name: str, **options: Any) -> Module:
     Parameters
     ----------
     name : str
-        One of ``NAMES``.
+        One of ``NAMES`` or ``PIXELWISE``.
     **options
         As in the function of that name.
 
@@ -120,7 +124,7 @@ def build_for(name: str, image: tuple[int, int, int], **options: Any) -> Module:
     Parameters
     ----------
     name : str
-        One of ``NAMES``.
+        One of ``NAMES`` or ``PIXELWISE``.
     image : (int, int, int)
         Channels, height and width.
     **options
@@ -142,6 +146,7 @@ def build_for(name: str, image: tuple[int, int, int], **options: Any) -> Module:
 
 
 def _builder(name: str) -> Callable[..., Module]:
-    if name not in _BUILDERS:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
-    return _BUILDERS[name]
+    known = {**_BUILDERS, **PIXELWISE}
+    if name not in known:
+        raise ValueError(f"model must be one of {', '.join(known)}, got {name!r}")
+    return known[name]

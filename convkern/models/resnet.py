@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from .. import nn
+from ..device import library
 from ..nn import init
 from ..nn.functional import adaptive_avg_pool2d
 from ..ops import concatenate
+from ..ops.arguments import array_of
 
 Block = Callable[[int, int, int], nn.Module]  # of the channels that come in, the block's channels, and the stride
+
+
+def _projection(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+
+class PlainShortcut(nn.Module):
+    """A shortcut without parameters: every stride-th pixel, and zeros for the channels that are new."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.new = stride, channels - in_channels
+
+    def forward(self, x: Any) -> Any:
+        x = x[:, :, :: self.stride, :: self.stride]
+        if not self.new:
+            return x
+        n, _, h, w = x.shape
+        return concatenate([x, library(array_of(x, "x")).zeros((n, self.new, h, w), x.dtype)], 1)
+
+    def window(self, axis: int, before: int, after: int) -> tuple[float, float]:
+        return 1, self.stride
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, new={self.new}"
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: y = relu(bn(conv(relu(bn(conv(x))))) + x).
 
-    Where the size or the number of channels changes, a 1x1 convolution fits x to the sum.
+    Where the size or the number of channels changes, a 1x1 convolution fits x to the sum, or (``project=False``) what is
+    missing is zero.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, project: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = nn.Sequential()
+        self.shortcut: nn.Module = nn.Sequential()
         if stride != 1 or in_channels != channels:
-            project = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(project, nn.BatchNorm2d(channels))
+            self.shortcut = (_projection if project else PlainShortcut)(in_channels, channels, stride)
 
     def forward(self, x: Any) -> Any:
         y = self.bn1(self.conv1(x), activation="relu")
@@ -58,30 +84,12 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(wide)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != wide:
-            self.shortcut = nn.Sequential(nn.Conv2d(in_channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+            self.shortcut = _projection(in_channels, wide, stride)
 
     def forward(self, x: Any) -> Any:
         y = self.bn1(self.conv1(x), activation="relu")
         y = self.bn2(self.conv2(y), activation="relu")
         return self.bn3(self.conv3(y), activation="relu", residual=self.shortcut(x))
-
-
-class PlainShortcutBlock(BasicBlock):
-    """A basic block without parameters in its shortcut: every second pixel, and zeros for the channels that are new."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
-        super().__init__(in_channels, channels, stride)
-        self.shortcut = nn.Sequential()
-        self.stride, self.new = stride, channels - in_channels
-
-    def forward(self, x: Any) -> Any:
-        y = self.bn1(self.conv1(x), activation="relu")
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        if self.new:
-            n, _, h, w = x.shape
-            x = concatenate([x, np.zeros((n, self.new, h, w), x.dtype)], 1)
-        return self.bn2(self.conv2(y), activation="relu", residual=x)
 
 
 class ResNet(nn.Module):
@@ -272,7 +280,7 @@ def resnet152(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> I
     return _deep((3, 8, 36, 3), num_classes, in_channels, seed)
 
 
-def resnext50(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
+def resnext50_32x4d(num_classes: int = 1000, in_channels: int = 3, seed: int = 0) -> ImageNetResNet:
     """ResNeXt-50 32x4d: ResNet-50 whose 3x3 convolutions have 32 groups of 4 channels at first; 25,028,904 parameters.
 
     Parameters
@@ -303,7 +311,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(16), nn.ReLU())
-        self.stages = _stages(PlainShortcutBlock, (blocks,) * 3, 16, 1)
+        self.stages = _stages(partial(BasicBlock, project=False), (blocks,) * 3, 16, 1)
         self.head = nn.Linear(64, num_classes)
 
     def forward(self, x: Any) -> Any:

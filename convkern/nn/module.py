@@ -312,7 +312,7 @@ class Module:
         Parameters
         ----------
         input_shape : tuple of int
-            One image (C, H, W), or a batch (N, C, H, W).
+            One image (C, H, W), or a batch (N, C, H, W); with as many axes as the first convolution takes.
 
         Returns
         -------

@@ -23,7 +23,7 @@ class LayerFacts(NamedTuple):
     parameters: int
     multiply_adds: int
     memory: int  # bytes of all results
-    receptive_field: tuple[int, int] | None  # height and width in pixels of the input; None: all of it
+    receptive_field: tuple[int, ...] | None  # pixels of the input along each of its axes; None: all of it
 
 
 class Summary(NamedTuple):
@@ -69,31 +69,32 @@ class Summary(NamedTuple):
         return "\n".join([f"input {self.input_shape}", lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def _pixels(field: tuple[int, int] | None) -> str:
-    return "all" if field is None else f"{field[0]}x{field[1]}"
+def _pixels(field: tuple[int, ...] | None) -> str:
+    return "all" if field is None else "x".join(map(str, field))
 
 
 class _Fields:
-    """Receptive fields of the arrays that layers gave, as (height, width) and the input's pixels from one to the next.
+    """Receptive fields of the arrays that layers gave, as pixels along each axis, and those from one to the next.
 
     An array that no layer gave (a sum, channels put together) sees as much as the widest layer so far.
 
     Source: Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019.
     """
 
-    _START = ((1, 1), (1.0, 1.0))
-
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}
         self._kept: list[Any] = []  # so that no id is given twice
-        self._widest: Any = self._START
+        self._widest: Any = ((), ())
 
-    def after(self, module: Module, x: Any, results: list[Any]) -> tuple[int, int] | None:
+    def after(self, module: Module, x: Any, results: list[Any]) -> tuple[int, ...] | None:
         """The field of the layer's results, by the first of them; None where it has no pixels any more."""
         y = results[0]
+        axes = max(len(y.shape) - 2, 0)  # but for images and channels
         sizes, steps = self._known.get(id(x), self._widest)
-        if len(y.shape) == 4 and len(getattr(x, "shape", ())) == 4:
-            windows = [module.window(axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in range(2)]
+        if axes and len(getattr(x, "shape", ())) == len(y.shape):
+            if len(sizes) != axes:  # the model's own input
+                sizes, steps = (1,) * axes, (1.0,) * axes
+            windows = [module.window(axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in range(axes)]
             sizes = tuple(
                 int(size + (kernel - 1) * step) for size, step, (kernel, _) in zip(sizes, steps, windows, strict=True)
             )
@@ -104,7 +105,7 @@ class _Fields:
             self._kept.append(result)
         if sizes >= self._widest[0]:
             self._widest = found
-        return sizes if len(y.shape) == 4 else None
+        return sizes if axes else None
 
 
 def _arrays(result: Any) -> list[Any]:
@@ -118,7 +119,9 @@ def _arrays(result: Any) -> list[Any]:
 
 def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     """Run zeros through the model and note every layer; see :meth:`Module.summary`."""
-    shape = tuple(input_shape) if len(input_shape) != 3 else (1, *input_shape)
+    # As its first convolution has it; images where there is none.
+    axes = next((module.axes for module in model.modules() if hasattr(module, "axes")), 2)
+    shape = tuple(input_shape) if len(input_shape) != axes + 1 else (1, *input_shape)
     facts: list[LayerFacts] = []
     counted: set[int] = set()
     fields = _Fields()

@@ -1,0 +1,7 @@
+"""``python -m convkern`` is the command ``convkern``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
