@@ -59,15 +59,6 @@ def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Var
     return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, accuracy)
 
 
-def _winograd(direction: str, module: Any) -> Variant:
-    """A row that cuts images into blocks, of which an empty batch has none."""
-
-    def refuses(problem: Problem) -> str:
-        return "there are no images to cut into blocks" if problem.spec.n == 0 else str(module.refuses(problem))
-
-    return _row("winograd", direction, module, "winograd")._replace(refuses=refuses)
-
-
 VARIANTS = (
     _row("pointwise", "forward", cpu_pointwise),
     _row("pointwise", "input_grad", cpu_pointwise),
@@ -78,9 +69,9 @@ VARIANTS = (
     _row("lanes", "forward", cpu_depthwise_lanes),
     _row("lanes", "input_grad", cpu_depthwise_lanes),
     _row("lanes", "weight_grad", cpu_depthwise_lanes_weight),
-    _winograd("forward", cpu_winograd),
-    _winograd("input_grad", cpu_winograd),
-    _winograd("weight_grad", cpu_winograd_weight),
+    _row("winograd", "forward", cpu_winograd, "winograd"),
+    _row("winograd", "input_grad", cpu_winograd, "winograd"),
+    _row("winograd", "weight_grad", cpu_winograd_weight, "winograd"),
     _row("images", "forward", cpu_images),
     _row("images", "input_grad", cpu_images),
     _row("images", "weight_grad", cpu_images_weight),

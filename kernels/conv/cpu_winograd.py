@@ -352,9 +352,11 @@ def refusal(problem: Problem, min_channels: int, min_blocks: int) -> str:
         return "takes 3x3 and 5x5 kernels without stride, dilation and groups"
     if min(spec.c, spec.k) < min_channels:
         return f"pays from {min_channels} channels on both sides"
+    if spec.n == 0:
+        return "there are no images to cut into blocks"
     step = SIZE + 1 - spec.kernel[0]
     blocks = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step)
-    if 0 < blocks < min_blocks:
+    if blocks < min_blocks:
         return f"pays from {min_blocks} blocks of {step}x{step} results, here are {blocks}"
     direct = spec.n * spec.out[0] * spec.out[1] * spec.kernel[0] ** 2
     if direct < LEAST_SAVING * blocks * POINTS:
