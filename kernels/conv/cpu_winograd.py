@@ -7,7 +7,8 @@ polynomials; their values at 36 pairs of points are multiplied instead of their 
 
 Summed over channels, that is one matrix product per point: (K x C) times (C x blocks). A job transforms the patches of some
 lines of blocks, multiplies point by point, and transforms back; kernels are transformed once before. Where there are few
-blocks and many channels ("wide"), the patches are transformed once before, and a job transforms its own kernels.
+blocks and many channels ("wide"), the patches are transformed once before, and a job transforms its own kernels, some
+summed channels at a time, so that they are multiplied while they are cached.
 
 The points 0, ±1, ±2 and infinity make sums of quantities that cancel, so rounding errors grow: the error is bounded by that
 of the same formula over magnitudes, |A^T| [ ... ] |A|.
