@@ -62,6 +62,11 @@ def whole(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def count_blocks(n: int, plane: Pair, step: int) -> int:
+    """Blocks of step x step that cover n planes."""
+    return n * -(-plane[0] // step) * -(-plane[1] // step)
+
+
 def make_blocks(n: int, plane: Pair, step: int, itemsize: int, most: int, groups: int = 1) -> Blocks:
     """Cut (N, …, plane) into blocks of step x step; about ``most`` blocks at a time, in groups of lines that are alike and
     as many as a multiple of ``groups``."""

@@ -45,7 +45,7 @@ from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import load_transposed
 from ..variant import Problem, cpu_only
-from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
+from .blocks import Blocks, Lines, channels_together, copy_lines, count_blocks, make_blocks, whole
 
 POINTS = SIZE * SIZE
 ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
@@ -136,7 +136,7 @@ def _work(spec: ConvSpec, gradient: bool, itemsize: int) -> _Work:
         pad = (spec.padding[0][0], spec.padding[1][0])
     filter_pitch = whole(inner, lanes) + SLACK
     filters = whole(outer, ROWS)
-    few = spec.n * -(-result[0] // step) * -(-result[1] // step) <= BLOCKS_WIDE // 2
+    few = count_blocks(spec.n, result, step) <= BLOCKS_WIDE // 2
     wide = POINTS * filters * filter_pitch * itemsize > FILTER_BYTES or (few and filters >= 8 * ROWS)
     blocks = make_blocks(spec.n, result, step, itemsize, *((BLOCKS_WIDE,) if wide else (BLOCKS, JOBS)))
     lines = blocks.lines_of(inner, source, pad, SIZE, step)
@@ -356,7 +356,7 @@ def refusal(problem: Problem, min_channels: int, min_blocks: int) -> str:
     if spec.n == 0:
         return "there are no images to cut into blocks"
     step = SIZE + 1 - spec.kernel[0]
-    blocks = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step)
+    blocks = count_blocks(spec.n, spec.out, step)
     if blocks < min_blocks:
         return f"pays from {min_blocks} blocks of {step}x{step} results, here are {blocks}"
     direct = spec.n * spec.out[0] * spec.out[1] * spec.kernel[0] ** 2

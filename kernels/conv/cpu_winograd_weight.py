@@ -45,7 +45,7 @@ from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import load_transposed
 from ..variant import Problem
 from . import cpu_winograd
-from .blocks import Blocks, Lines, channels_together, copy_lines, make_blocks, whole
+from .blocks import Blocks, Lines, channels_together, copy_lines, count_blocks, make_blocks, whole
 
 POINTS = SIZE * SIZE
 ROWS = cpu_winograd.ROWS  # output channels of a tile whose lanes are input channels
@@ -110,7 +110,7 @@ class _Work(NamedTuple):
 def _work(spec: ConvSpec, itemsize: int) -> _Work:
     step = SIZE + 1 - spec.kernel[0]
     lanes = simd.VECTOR_BITS // (8 * itemsize)
-    few = spec.n * -(-spec.out[0] // step) * -(-spec.out[1] // step) < TURN * spec.k
+    few = count_blocks(spec.n, spec.out, step) < TURN * spec.k
     tile_rows, tile_columns = (ROWS, lanes) if few else TILES[lanes]
     c_rows = whole(spec.c, tile_columns)
     unit = max(CHANNELS, tile_rows)
