@@ -8,6 +8,12 @@ from pathlib import Path
 
 USUAL_L2_BYTES = 512 * 1024
 USUAL_L3_BYTES = 32 * 1024**2
+LINE_BYTES = 64  # of a cache line
+
+
+def odd_lines(elements: int, itemsize: int) -> int:
+    """At least so many elements that fill an odd number of cache lines: steps of them reach every set of a cache."""
+    return (-(-elements * itemsize // LINE_BYTES) | 1) * LINE_BYTES // itemsize
 
 
 @cache

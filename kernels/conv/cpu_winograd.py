@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
+from ..host import odd_lines
 from ..patches import (
     SIZE,
     add_outer_apart,
@@ -52,7 +53,6 @@ ROWS, COLUMNS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
 OUTER = 64 // ROWS * ROWS  # channels produced at a time, in whole tiles: their products stay in the second-level cache
 OUTER_WIDE = (4 * ROWS, 2 * ROWS)  # the same where kernels are transformed by the job, many or few
 WIDE_BYTES = 320 * 1024  # of products, and of transformed kernels at a time, of such a job: both stay in that cache
-LINE_BYTES = 64  # of a cache line
 FILTERS = 8  # produced channels whose kernels a job transforms
 BLOCKS = 112  # in a job, about
 JOBS = 4  # of which they are a multiple, so that few of them share out well
@@ -116,11 +116,6 @@ class _Work(NamedTuple):
     def scratch(self) -> int:
         """Elements for each thread."""
         return self.layout.products + POINTS * (min(OUTER, self.layout.filters) * self.layout.used + SLACK)
-
-
-def odd_lines(elements: int, itemsize: int) -> int:
-    """At least so many elements that fill an odd number of cache lines."""
-    return (-(-elements * itemsize // LINE_BYTES) | 1) * LINE_BYTES // itemsize
 
 
 @lru_cache(maxsize=1024)

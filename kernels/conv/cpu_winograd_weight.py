@@ -26,6 +26,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
+from ..host import odd_lines
 from ..patches import (
     SIZE,
     add_all_lane_sums,
@@ -125,7 +126,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     layout = _Layout(
         spec.c, spec.k, k_group, channels_together(spec.c), channels_together(k_group), c_rows, k_rows, blocks.lines,
         blocks.rows, blocks.across, blocks.segments, step, blocks.room,
-        cpu_winograd.odd_lines(c_rows * k_rows, itemsize), int(few),
+        odd_lines(c_rows * k_rows, itemsize), int(few),
     )  # fmt: skip
     return _Work(layout, blocks, x_lines, gy_lines, places)
 

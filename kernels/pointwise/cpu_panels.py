@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import simd
+from ..host import LINE_BYTES, odd_lines
 from ..rows import SLACK
 from ..simd import (
     add_bias,
@@ -49,7 +50,6 @@ EARLY_BYTES = 256 * 1024  # of pixels copied first
 JOBS = 32  # jobs wanted before the output channels are cut
 BLOCKS = 8  # blocks of output channels that make packing a panel cheap
 RESULT_BYTES = 256 * 1024  # results that pass through scratch at a time
-LINE_BYTES = 64  # of a cache line
 
 
 class _Work(NamedTuple):
@@ -109,8 +109,7 @@ def layout(n: int, inner: int, outer: int, source: Grid, target: Grid, activatio
         panels = min(panels, max(1, RESULT_BYTES // (channels * width * itemsize)))
     panels = max(1, min(panels, all_panels // JOBS))
     # An odd number of cache lines from channel to channel reaches every set of the first-level cache.
-    pitch = ((panels * width * itemsize // LINE_BYTES) | 1) * LINE_BYTES // itemsize
-    pitch = pitch if pitch >= panels * width else pitch + 2 * LINE_BYTES // itemsize
+    pitch = odd_lines(panels * width, itemsize)
     line = max(1, LINE_BYTES // (itemsize * source.step))
     length = 0 if straight else panels * width
     work = _Work(

@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
+from ..host import LINE_BYTES
 from ..parts import add_parts, even_parts
 from ..rows import SLACK
 from ..simd import add_outer_rows, lanes_of, load_tile, prefetch, store_tile, store_tile_part, zero_tile
@@ -38,7 +39,6 @@ CHUNK = 256  # pixels turned at a time
 ROW_BLOCK, COLUMN_BLOCK = 512, 128  # channels of a job, at most
 JOBS = 16  # jobs wanted before the pixels are cut into parts
 PARTS_BYTES = 16 * 1024 * 1024  # of partial sums at most
-LINE_BYTES = 64  # of a cache line
 
 
 class _Work(NamedTuple):
