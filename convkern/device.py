@@ -118,6 +118,8 @@ def refuse_capture(what: str, why: str) -> None:
 
 def is_cupy(value: Any) -> bool:
     """True for a CuPy array. Whoever has one has imported CuPy, so this imports nothing."""
+    if type(value) is np.ndarray:
+        return False
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, cupy.ndarray)
 
@@ -129,7 +131,7 @@ def library(array: Any) -> Any:
 
 def of(array: Any) -> str:
     """Where an array lives: "cpu" or "cuda"."""
-    return "cuda" if is_cupy(array) else "cpu"
+    return "cpu" if type(array) is np.ndarray or not is_cupy(array) else "cuda"
 
 
 def check(device: str) -> str:
@@ -212,7 +214,7 @@ def dtype_name(dtype: np.dtype) -> str:
 
 def is_channels_last(x: np.ndarray) -> bool:
     """True for (N, C, H, W) whose channels lie side by side in memory (and which is not NCHW as well)."""
-    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
+    return not x.flags.c_contiguous and x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def like_format(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -226,7 +228,6 @@ def kernel_array(x: np.ndarray) -> np.ndarray:
     """The same values as a kernel takes them: C-contiguous, aligned, writeable, in the machine's byte order."""
     if is_cupy(x):
         return library(x).ascontiguousarray(x)
-    flags = x.flags
-    if flags.c_contiguous and flags.aligned and flags.writeable and x.dtype.isnative:
+    if x.flags.carray and x.dtype.isnative:
         return x
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C")

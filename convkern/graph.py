@@ -80,9 +80,9 @@ class _Saved:
     __slots__ = ("count", "data", "edge", "version")
 
     def __init__(self, value: Tensor, edge: Any) -> None:
-        self.data = value.data
+        self.data = value._data
         self.version: Version = value.version
-        self.count = value.version.count
+        self.count = self.version.count
         self.edge = edge
 
     def unpack(self, node: Node, create_graph: bool) -> Any:
@@ -133,38 +133,37 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
             break
     else:
         return out
-    many = isinstance(out, tuple)
-    arrays = out if many else (out,)
-    results = tuple(Tensor(array) for array in arrays)
+    arrays = out if isinstance(out, tuple) else (out,)
+    results = [Tensor(array) for array in arrays]
     for result in results:
-        if is_view(result.data):
+        if is_view(result._data):
             _share_version(result, parents)
     edges = [_edge(parent) for parent in parents] if _mode.enabled else []
     if edges.count(None) < len(edges):
         node = Node(name, edges, vjp, [(a.shape, a.dtype) for a in arrays])
         for index, result in enumerate(results):
-            if result.dtype in FLOATS:
+            if result._data.dtype in FLOATS:
                 result.requires_grad, result.grad_fn, result.output_index = True, node, index
-        own = {id(array): index for index, array in enumerate(arrays)}
-        node.saved = []
-        for value in saved:
-            if id(value) in own:
-                # An own output is saved without its Node: the two would keep each other alive.
-                index = own[id(value)]
-                node.saved.append(_Saved(results[index], (None, index)))
-            else:
-                node.saved.append(_Saved(value, _edge(value)) if isinstance(value, Tensor) else value)
-    return results if many else results[0]
+        node.saved = [_saved(value, arrays, results) for value in saved]
+    return tuple(results) if arrays is out else results[0]
+
+
+def _saved(value: Any, arrays: Sequence[Any], results: Sequence[Tensor]) -> Any:
+    for index, array in enumerate(arrays):
+        if value is array:
+            # An own output is saved without its Node: the two would keep each other alive.
+            return _Saved(results[index], (None, index))
+    return _Saved(value, _edge(value)) if isinstance(value, Tensor) else value
 
 
 def _share_version(result: Tensor, parents: Sequence[Any]) -> None:
     """A view of a parent's array counts the writes to that array."""
+    view = result._data
     for parent in parents:
-        if (
-            isinstance(parent, Tensor)
-            and of(parent.data) == of(result.data)
-            and np.may_share_memory(result.data, parent.data)
-        ):
+        if not isinstance(parent, Tensor):
+            continue
+        array = parent._data
+        if view.base is array or (of(array) == of(view) and np.may_share_memory(view, array)):
             result.version = parent.version
             return
 
@@ -238,7 +237,7 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
         for edge, gradient in zip(node.edges, _parents_gradients(node, gys, create_graph), strict=True):
             if edge is None:
                 continue
-            if isinstance(edge, Tensor):
+            if type(edge) is not tuple:
                 if gradient is not None:
                     _accumulate(edge, _fitted(gradient, edge.shape, edge.dtype, node), create_graph, given)
                 continue
@@ -246,7 +245,9 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
             if gradient is not None:
                 shape, dtype = parent.outputs[index]
                 gradient = _fitted(gradient, shape, dtype, node)
-                slots = grads.setdefault(parent, [None] * len(parent.outputs))
+                slots = grads.get(parent)
+                if slots is None:
+                    slots = grads[parent] = [None] * len(parent.outputs)
                 slots[index] = gradient if slots[index] is None else add(slots[index], gradient)
             waiting[parent] -= 1
             if waiting[parent] == 0:
@@ -261,7 +262,7 @@ def _parents_gradients(node: Node, gys: list[Any], create_graph: bool) -> Sequen
             f"backward went through {node.name} before and freed what it had saved; "
             "pass retain_graph=True to the first call to go through the graph twice"
         )
-    if all(gy is None for gy in gys):
+    if gys[0] is None and all(gy is None for gy in gys):
         return [None] * len(node.edges)
     saved = [v.unpack(node, create_graph) if type(v) is _Saved else v for v in node.saved]
     gy = gys[0] if len(gys) == 1 else tuple(gys)

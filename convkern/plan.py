@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,14 @@ Watcher = Callable[["Problem", "Variant", tuple["np.ndarray", ...], tuple["np.nd
 
 _fixed: dict[str, str] = {}
 _chosen: dict[str, str] = {}
-_watching = threading.local()
+
+
+class _Watching(threading.local):
+    def __init__(self) -> None:
+        self.watchers: list[Watcher] = []
+
+
+_watching = _Watching()
 
 
 def rows(operation: str, direction: str, device: str = "cpu") -> list[Variant]:
@@ -108,15 +115,21 @@ def _why(problem: Problem) -> str:
 
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
-    from .kernels.threads import workspace
-
     row = plan(problem)
     outs = out if isinstance(out, tuple) else (out,)
-    for watcher in getattr(_watching, "watchers", ()):
+    for watcher in _watching.watchers:
         watcher(problem, row, arrays, outs)
     nbytes = row.workspace(problem)
-    scratch = workspace(nbytes) if problem.device == "cpu" else empty(nbytes, "uint8")
+    scratch = _workspace()(nbytes) if problem.device == "cpu" else empty(nbytes, "uint8")
     row.run(*arrays, problem.spec, scratch, *outs)
+
+
+@cache
+def _workspace() -> Callable[[int], np.ndarray]:
+    """The CPU kernels' scratch; whoever has chosen a row has imported it."""
+    from .kernels.threads import workspace
+
+    return workspace
 
 
 def choices() -> dict[str, str]:
@@ -133,7 +146,7 @@ def use(fixed: Mapping[str, str]) -> None:
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
     """Call ``watcher(problem, row, arrays, outs)`` before every row that runs on this thread inside the block."""
-    watchers = _watching.__dict__.setdefault("watchers", [])
+    watchers = _watching.watchers
     watchers.append(watcher)
     try:
         yield

@@ -48,14 +48,16 @@ class Tensor:
     __array_ufunc__ = None  # NumPy's operators defer to ours
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        shared = data.version if isinstance(data, Tensor) else None
-        if isinstance(data, Tensor):
-            data = data._data
-        elif isinstance(data, (bool, int, float, list, tuple)) and not isinstance(data, np.generic):
-            data = np.asarray(data, dtype=np.float32 if _holds_float(data) else None)
-        self._data: np.ndarray = _device.as_array(data, "data")
-        if requires_grad and self._data.dtype not in _device.FLOATS:
-            raise TypeError(f"requires_grad needs float32 or float64, got {self._data.dtype}")
+        shared = None
+        if type(data) is not np.ndarray:
+            if isinstance(data, Tensor):
+                shared, data = data.version, data._data
+            elif isinstance(data, (bool, int, float, list, tuple)) and not isinstance(data, np.generic):
+                data = np.asarray(data, dtype=np.float32 if _holds_float(data) else None)
+            data = _device.as_array(data, "data")
+        self._data: np.ndarray = data
+        if requires_grad and data.dtype not in _device.FLOATS:
+            raise TypeError(f"requires_grad needs float32 or float64, got {data.dtype}")
         self.grad: Tensor | None = None
         self.requires_grad = requires_grad
         self.grad_fn: Node | None = None

@@ -51,8 +51,7 @@ class Sequential(Module):
 
 def _fuse(module: Module, after: Module) -> bool:
     """A layer whose result only a ReLU sees computes both in one pass; hooks want to see both."""
-    fusing = (Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d, Linear)
-    return type(module) in fusing and type(after) is ReLU and not module._hooks and not after._hooks
+    return type(after) is ReLU and type(module) in _FUSING and not module._hooks and not after._hooks
 
 
 class Linear(Module):
@@ -78,6 +77,9 @@ class Linear(Module):
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape
         return f"{inputs}, {outputs}{', bias=False' if self.bias is None else ''}"
+
+
+_FUSING = (Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d, Linear)
 
 
 class Flatten(Module):

@@ -65,9 +65,10 @@ class Module:
         return owner
 
     def __getattr__(self, name: str) -> Any:
+        members = self.__dict__
         for registry in ("_parameters", "_modules", "_buffers"):
-            if name in self.__dict__.get(registry, ()):
-                return self.__dict__[registry][name]
+            if registry in members and name in members[registry]:
+                return members[registry][name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
@@ -108,10 +109,11 @@ class Module:
         if _watchers:
             for watcher in tuple(_watchers):
                 watcher(self, kwargs, result)
-        for hook in tuple(self._hooks.values()):
-            replaced = hook(self, args, result)
-            if replaced is not None:
-                result = replaced
+        if self._hooks:
+            for hook in tuple(self._hooks.values()):
+                replaced = hook(self, args, result)
+                if replaced is not None:
+                    result = replaced
         return result
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> HookHandle:

@@ -23,7 +23,7 @@ def array_of(value: Any, name: str) -> np.ndarray:
 
 def kernel_inputs(function: str, **values: Any) -> list[np.ndarray]:
     """NumPy's or CuPy's arrays, all on one device."""
-    taken = [array_of(value, name) for name, value in values.items()]
+    taken = [v._data if isinstance(v, Tensor) else device.as_array(v, name) for name, v in values.items()]
     if "cupy" in sys.modules:
         device.one(function, values, taken)
     return taken
@@ -109,6 +109,8 @@ def native(function: str, x: Any) -> np.ndarray:
 
 def per_axis(value: Any, name: str, minimum: int, axes: int = 2) -> tuple[int, ...]:
     """One int for all axes, or one for each."""
+    if type(value) is int and value >= minimum:
+        return (value,) * axes
     if isinstance(value, (tuple, list)):
         if len(value) != axes:
             raise ValueError(f"{name} must be an int or {axes} ints, got {value!r}")
@@ -122,6 +124,8 @@ def per_axis(value: Any, name: str, minimum: int, axes: int = 2) -> tuple[int, .
 def sides(value: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[Pair, ...]:
     """Padding as (before, after) per axis, from an int, ints, nested pairs, "same" or "valid"."""
     axes = len(kernel)
+    if type(value) is int and value >= 0:
+        return ((value, value),) * axes
     if isinstance(value, str):
         if value == "valid":
             return ((0, 0),) * axes
@@ -155,9 +159,9 @@ def result_array(out: Any, shape: tuple[int, ...], dtype: np.dtype, parents: tup
     """An array for the result: ``out`` when it is given and fits, otherwise a new one, on the first parent's device."""
     dtype = dtype.newbyteorder("=")
     first = parents[0].data if isinstance(parents[0], Tensor) else parents[0]
-    library = device.library(first)
     if out is None:
         return new_array(shape, dtype, first)
+    library = device.library(first)
     if not isinstance(out, library.ndarray) or device.of(out) != device.of(first):
         kind = "CuPy" if device.is_cupy(first) else "NumPy"
         raise TypeError(f"out must be a {kind} array, got {type(out).__name__}")

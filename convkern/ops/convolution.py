@@ -125,10 +125,9 @@ def bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
     return kernel_array(array)
 
 
-def _options(spec: Any, axes: int, precision: str) -> dict[str, Any]:
-    """The keywords with which a gradient calls the next operation."""
-    stride, padding, dilation = spec.stride[-axes:], spec.padding[-axes:], spec.dilation[-axes:]
-    return dict(stride=stride, padding=padding, dilation=dilation, groups=spec.groups, precision=precision)
+@lru_cache(maxsize=4096)
+def _without_activation(spec: Any) -> Any:
+    return spec._replace(activation=0)
 
 
 def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec: Any) -> Problem:
@@ -169,12 +168,18 @@ def convolve(
     """See :func:`convkern.conv2d`, along ``axes`` axes."""
     function = f"conv{axes}d"
     xa, wa = arg.float_arrays(function, halves=True, x=x, w=w)
-    x_shape = xa.shape
-    shape = batched(x_shape, function, "x", axes)
+    shape = batched(xa.shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
     precision = amp.precision_for(precision, xa.dtype, device.of(xa))
+    return _convolve(axes, x, w, bias, spec, out, precision)
+
+
+def _convolve(axes: int, x: Any, w: Any, bias: Any, spec: Any, out: Any, precision: Any) -> Any:
+    """With a checked spec, which the operands fit; so it is in the two below."""
+    function = f"conv{axes}d"
+    xa, wa = arg.kernel_inputs(function, x=x, w=w)
     problem = _problem(axes, "forward", xa, precision, spec)
-    like = xa
+    x_shape, like = xa.shape, xa
     xa, wa = operands(precision, xa, wa)
     problem, xa = image_arrays(problem, out, xa)
     y = image_result(problem, user_shape(spec.y_shape, axes, xa.ndim), out, xa.dtype, (x, w, bias))
@@ -189,10 +194,10 @@ def convolve(
             gy, gb = relu_bias_grad(gy, arg.array_of(y, "y"))
         elif spec.activation:
             gy = relu_grad(gy, y)
-        options = _options(spec, axes, precision)
+        plain = _without_activation(spec)
         return [
-            input_grad(axes, gy, w, x_shape, **options) if needs[0] else None,
-            weight_grad(axes, x, gy, spec.kernel[-axes:], **options) if needs[1] else None,
+            _input_grad(axes, gy, w, x_shape, plain, None, precision) if needs[0] else None,
+            _weight_grad(axes, x, gy, plain, None, precision) if needs[1] else None,
             bias_grad(gy, axes) if needs[2] and gb is None else gb,
         ]
 
@@ -213,6 +218,12 @@ def input_grad(
     expected = user_shape(spec.y_shape, axes, len(input_shape))
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have the output's shape {expected} for input {input_shape}, got {ga.shape}")
+    return _input_grad(axes, gy, w, input_shape, spec, out, precision)
+
+
+def _input_grad(axes: int, gy: Any, w: Any, input_shape: Any, spec: Any, out: Any, precision: Any) -> Any:
+    name = f"conv{axes}d_input_grad"
+    ga, wa = arg.kernel_inputs(name, gy=gy, w=w)
     problem = _problem(axes, "input_grad", ga, precision, spec)
     like = ga
     ga, wa = operands(precision, ga, wa)
@@ -223,10 +234,9 @@ def input_grad(
     gx = arg.deliver(gx, out, like)
 
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
-        options = _options(spec, axes, precision)
         return [
-            convolve(axes, ggx, w, **options) if needs[0] else None,
-            weight_grad(axes, ggx, gy, spec.kernel[-axes:], **options) if needs[1] else None,
+            _convolve(axes, ggx, w, None, spec, None, precision) if needs[0] else None,
+            _weight_grad(axes, ggx, gy, spec, None, precision) if needs[1] else None,
         ]
 
     return record(name, gx, (gy, w), vjp, (arg.kept(gy, w), arg.kept(w, gy)))
@@ -240,8 +250,7 @@ def weight_grad(
     name = f"conv{axes}d_weight_grad"
     xa, ga = arg.float_arrays(name, halves=True, x=x, gy=gy)
     kernel = arg.per_axis(kernel_size, f"{name}: kernel_size", 1, axes)
-    x_shape = xa.shape
-    shape = batched(x_shape, name, "x", axes)
+    shape = batched(xa.shape, name, "x", axes)
     k = batched(ga.shape, name, "gy", axes)[1]
     if shape[1] % arg.integer(groups, f"{name}: groups", 1):
         raise ValueError(f"{name}: groups={groups} must divide the {shape[1]} channels of x")
@@ -250,19 +259,25 @@ def weight_grad(
     expected = user_shape(spec.y_shape, axes, xa.ndim)
     if ga.shape != expected:
         raise ValueError(f"{name}: gy must have the output's shape {expected} for x {xa.shape}, got {ga.shape}")
+    return _weight_grad(axes, x, gy, spec, out, precision)
+
+
+def _weight_grad(axes: int, x: Any, gy: Any, spec: Any, out: Any, precision: Any) -> Any:
+    name = f"conv{axes}d_weight_grad"
+    xa, ga = arg.kernel_inputs(name, x=x, gy=gy)
+    x_shape = xa.shape
     problem = _problem(axes, "weight_grad", xa, precision, spec)
     xa, ga = operands(precision, xa, ga)
-    gw = arg.result_array(out, w_shape, xa.dtype, (x, gy))
+    gw = arg.result_array(out, user_shape(spec.w_shape, axes, axes + 2), xa.dtype, (x, gy))
     problem, xa, ga = image_arrays(problem, out, xa, ga)
     execute(problem, in_shape(xa, spec.x_shape), in_shape(ga, spec.y_shape), out=gw.reshape(spec.w_shape))
     if out is not None:
         gw = arg.deliver(gw, out, gw)
 
     def vjp(needs: list[bool], ggw: Any, x: Any, gy: Any) -> list[Any]:
-        options = _options(spec, axes, precision)
         return [
-            input_grad(axes, gy, ggw, x_shape, **options) if needs[0] else None,
-            convolve(axes, x, ggw, **options) if needs[1] else None,
+            _input_grad(axes, gy, ggw, x_shape, spec, None, precision) if needs[0] else None,
+            _convolve(axes, x, ggw, None, spec, None, precision) if needs[1] else None,
         ]
 
     return record(name, gw, (x, gy), vjp, (arg.kept(x, gy), arg.kept(gy, x)))

@@ -97,17 +97,19 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None) -
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
         if spec.activation:
             gy = relu_grad(gy, y)
-        rows = reshape(gy, (-1, outputs))  # (…, out) -> (rows, out)
         if isinstance(gy, Tensor) or spec.multiply_adds > SMALL or is_cupy(gy):
+            rows = reshape(gy, (-1, outputs))  # (…, out) -> (rows, out)
             return [
                 matmul(gy, w) if needs[0] else None,
                 matmul(transpose(rows), reshape(x, (-1, inputs))) if needs[1] else None,
                 sum_(rows, 0) if needs[2] else None,
             ]
+        plain = LinearSpec(spec.n, inputs, outputs)
+        rows = kernel_array(gy.reshape(spec.n, outputs))
         return [
-            _gradient("input_grad", spec, rows, w).reshape(*lead, inputs) if needs[0] else None,
-            _gradient("weight_grad", spec, x, rows) if needs[1] else None,
-            rows.sum(axis=0) if needs[2] else None,
+            _gradient("input_grad", plain, (rows, w), (*lead, inputs)) if needs[0] else None,
+            _gradient("weight_grad", plain, (x, rows), (outputs, inputs)) if needs[1] else None,
+            np.add.reduce(rows, 0) if needs[2] else None,
         ]
 
     saved = (arg.kept(x, w), arg.kept(w, x))
@@ -133,11 +135,8 @@ def _product(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Linear
     return y
 
 
-def _gradient(direction: str, spec: LinearSpec, left: Any, right: Any) -> np.ndarray:
-    arrays = [kernel_array(arg.array_of(a, "saved value")) for a in (left, right)]
-    shape = (spec.n, spec.inputs) if direction == "input_grad" else (spec.outputs, spec.inputs)
-    if direction == "weight_grad":
-        arrays[0] = arrays[0].reshape(spec.n, spec.inputs)
-    out = empty(shape, arrays[0].dtype)
-    execute(_problem(direction, spec._replace(activation=0), out.dtype), *arrays, out=out)
+def _gradient(direction: str, spec: LinearSpec, operands: tuple[Any, Any], shape: tuple[int, ...]) -> np.ndarray:
+    left, right = (kernel_array(arg.array_of(a, "saved value")) for a in operands)
+    out = empty(shape, left.dtype)
+    execute(_problem(direction, spec, out.dtype), left, right, out=out)
     return out

@@ -84,7 +84,7 @@ def _outer(job, worker, a, b, rows, terms, width, row_stride, term_stride, y):
 def _outer_products(
     a: np.ndarray, b: np.ndarray, rows: int, terms: int, strides: tuple[int, int], out: np.ndarray
 ) -> None:
-    width = out.shape[1]
+    width = out.shape[-1]
     wide = COLUMNS * simd.VECTOR_BITS // (8 * out.itemsize)
     flat = (a.reshape(-1), b.reshape(-1), rows, terms, width, *strides, out.reshape(-1))
     _outer(-(-rows // ROWS) * -(-width // wide), *flat)

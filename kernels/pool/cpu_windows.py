@@ -136,16 +136,18 @@ def _convolution(spec: PoolSpec) -> ConvSpec:
     return ConvSpec(spec.n * spec.c, 1, 1, 1, *window)
 
 
-def _weights(spec: PoolSpec, dtype: np.dtype) -> np.ndarray:
-    return np.full((1, 1, *spec.kernel), 1 / (spec.divisor or spec.kernel[0] * spec.kernel[1]), dtype)
+@lru_cache(maxsize=1024)
+def _weights(kernel: tuple[int, int], divisor: int, dtype: np.dtype) -> np.ndarray:
+    return np.full((1, 1, *kernel), 1 / (divisor or kernel[0] * kernel[1]), dtype)
 
 
 def avg_forward(x: np.ndarray, spec: PoolSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """The mean of each window."""
-    none = np.empty(0, out.dtype)
-    cpu_depthwise.forward(x, _weights(spec, out.dtype), none, _convolution(spec), workspace, out)
+    weights, none = _weights(spec.kernel, spec.divisor, out.dtype), np.empty(0, out.dtype)
+    cpu_depthwise.forward(x, weights, none, _convolution(spec), workspace, out)
 
 
 def avg_backward(gy: np.ndarray, spec: PoolSpec, workspace: np.ndarray, out: np.ndarray) -> None:
     """Each output gradient is shared out evenly over its window."""
-    cpu_depthwise.input_grad(gy, _weights(spec, out.dtype), _convolution(spec), workspace, out)
+    weights = _weights(spec.kernel, spec.divisor, out.dtype)
+    cpu_depthwise.input_grad(gy, weights, _convolution(spec), workspace, out)
