@@ -60,10 +60,27 @@ def no_grad() -> Any:
     return set_grad_enabled(False)
 
 
+class Folded:
+    """A gradient that an operation gives without writing it out, as the one before may need it only in passing.
+
+    Attributes
+    ----------
+    parts : tuple
+        What the gradient is made of, for an operation that was recorded with ``takes_folded``.
+    unfold : callable
+        Gives the array, for everybody else.
+    """
+
+    __slots__ = ("dtype", "parts", "shape", "unfold")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, parts: tuple[Any, ...], unfold: Callable[[], Any]) -> None:
+        self.shape, self.dtype, self.parts, self.unfold = shape, dtype, parts, unfold
+
+
 class Node:
     """One recorded operation: what it needs to go backward, and where each parent's gradient goes."""
 
-    __slots__ = ("__weakref__", "edges", "name", "outputs", "retained", "saved", "vjp")
+    __slots__ = ("__weakref__", "edges", "name", "outputs", "retained", "saved", "takes_folded", "vjp")
 
     def __init__(self, name: str, edges: list[Any], vjp: Vjp, outputs: list[tuple[tuple[int, ...], Any]]) -> None:
         self.name = name
@@ -72,6 +89,7 @@ class Node:
         self.saved: list[Any] | None = []
         self.outputs = outputs  # (shape, dtype) each
         self.retained: dict[int, Any] = {}
+        self.takes_folded = False
 
 
 class _Saved:
@@ -109,7 +127,9 @@ def _edge(parent: Any) -> Any:
     return parent if parent.grad_fn is None else (parent.grad_fn, parent.output_index)
 
 
-def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequence[Any] = ()) -> Any:
+def record(
+    name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequence[Any] = (), takes_folded: bool = False
+) -> Any:
     """Wrap the result of an operation, and remember how to go back through it if a parent requires grad.
 
     Parameters
@@ -123,6 +143,8 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
         ``vjp(needs, gy, *saved)``; with several outputs ``gy`` is a tuple that may hold None.
     saved : sequence
         What ``vjp`` needs of the inputs and outputs; ``out`` itself (or one of the outputs) may be among them.
+    takes_folded : bool
+        Whether the ``gy`` of a single output may be :class:`Folded`.
 
     Returns
     -------
@@ -145,6 +167,7 @@ def record(name: str, out: Any, parents: Sequence[Any], vjp: Vjp, saved: Sequenc
             if result._data.dtype in FLOATS:
                 result.requires_grad, result.grad_fn, result.output_index = True, node, index
         node.saved = [_saved(value, arrays, results) for value in saved]
+        node.takes_folded = takes_folded
     return tuple(results) if arrays is out else results[0]
 
 
@@ -237,6 +260,8 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
         for edge, gradient in zip(node.edges, _parents_gradients(node, gys, create_graph), strict=True):
             if edge is None:
                 continue
+            if type(gradient) is Folded and not (type(edge) is tuple and _takes(edge[0], grads)):
+                gradient = gradient.unfold()
             if type(edge) is not tuple:
                 if gradient is not None:
                     _accumulate(edge, _fitted(gradient, edge.shape, edge.dtype, node), create_graph, given)
@@ -248,12 +273,20 @@ def _walk(root: Tensor, seed: Any, retain_graph: bool, create_graph: bool) -> No
                 slots = grads.get(parent)
                 if slots is None:
                     slots = grads[parent] = [None] * len(parent.outputs)
-                slots[index] = gradient if slots[index] is None else add(slots[index], gradient)
+                held = slots[index]
+                if type(held) is Folded:
+                    held = held.unfold()
+                slots[index] = gradient if held is None else add(held, gradient)
             waiting[parent] -= 1
             if waiting[parent] == 0:
                 ready.append(parent)
         if not retain_graph:
             node.saved = None
+
+
+def _takes(node: Node, grads: dict[Node, list[Any]]) -> bool:
+    """Whether a gradient may reach a node folded: as its first, and if nobody else wants to see it."""
+    return node.takes_folded and node not in grads and not node.retained
 
 
 def _parents_gradients(node: Node, gys: list[Any], create_graph: bool) -> Sequence[Any]:

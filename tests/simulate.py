@@ -27,7 +27,7 @@ from convkern.kernels.spec import (
 
 from .cuda_checks import check_entropy, check_sum
 from .gpu import cuda_rows
-from .test_kernels import check_conv, check_pointwise, check_pool, run
+from .test_kernels import SIDE_BY_SIDE, check_conv, check_pointwise, check_pool, run
 from .test_norm import check_norm
 from .test_pool3d import check as check_pool3d
 
@@ -87,7 +87,7 @@ def main() -> None:
             assert check_pointwise(row, POINTWISE, "float32")
             print("pointwise", row.name, row.direction)
         for row in cuda_rows("pool"):
-            assert check_pool(row, POOL, "float32")
+            assert check_pool(row, SIDE_BY_SIDE if "relu" in row.direction else POOL, "float32")
             print("pool", row.name, row.direction)
         for row in cuda_rows("elementwise"):
             simulate_elementwise(row)

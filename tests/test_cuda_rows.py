@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convkern.bench.cases import CONVS, POINTWISE, POOLS
+from convkern.bench.cases import CONVS, POINTWISE
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.elementwise import reference as elementwise_reference
-from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, output_size
+from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, output_size
 from convkern.kernels.variant import Problem
 
 from .bounds import assert_within, floats, integers
 from .gpu import NUMPY, TABLES, TARGETS, any_target, cuda_rows, interpreted, needs_compiler
-from .test_kernels import check_conv, check_pointwise, check_pool, row_id, run
+from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id, run
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 
@@ -121,13 +121,8 @@ def test_pointwise_rows_on_the_case_table(row):
 @pytest.mark.parametrize("row", cuda_rows("pool"), ids=row_id)
 def test_pool_rows_on_the_case_table(row, target):
     with interpreted(target):
-        ran = [check_pool(row, case.spec(), "float32") for case in POOLS if not _rest(row, case.spec())]
+        ran = [check_pool(row, spec, "float32") for spec in cuda_pool_specs(row)]
     assert all(ran)
-
-
-def _rest(row, spec: PoolSpec) -> bool:
-    """Average pooling has no dilation."""
-    return row.direction.startswith("avg") and spec.dilation != (1, 1)
 
 
 @needs_compiler

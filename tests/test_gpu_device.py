@@ -26,8 +26,8 @@ from .gpu import TABLES, cuda_rows
 from .simulate import simulate_elementwise
 from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import EDGES, ONE, POOLS, conv
-from .test_kernels import check_conv, check_pointwise, check_pool, row_id
+from .test_cuda_rows import EDGES, ONE, conv
+from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
 from .test_optim import UPDATES, check_update
 from .test_pool3d import ADAPTIVE
@@ -66,8 +66,7 @@ def check_pointwise_row(row) -> bool:
 
 
 def check_pool_row(row) -> bool:
-    specs = [case.spec() for case in POOLS]
-    return all(check_pool(row, s, "float32") for s in specs if s.dilation == (1, 1) or row.direction.startswith("max"))
+    return all(check_pool(row, spec, "float32") for spec in cuda_pool_specs(row))
 
 
 def check_elementwise_row(row) -> bool:

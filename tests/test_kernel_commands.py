@@ -75,7 +75,7 @@ def test_explain_a_model_and_a_case(capsys):
     lines = printed(capsys, "explain lenet5 one-pixel --batch 2")
     assert lines[0] == "# lenet5, a training step of 2 images 1x28x28"
     second = lines.index("# one-pixel")
-    assert {"conv.forward", "conv.input_grad", "conv.weight_grad", "pool.avg_backward"} < set(
+    assert {"conv.forward", "conv.input_grad", "conv.weight_grad", "pool.avg_relu_bias_backward"} < set(
         directions(lines[:second])
     )
     assert directions(lines[second:]) == ["conv.forward", "conv.input_grad", "conv.weight_grad"]

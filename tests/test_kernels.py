@@ -380,6 +380,9 @@ def flushed(array: np.ndarray) -> np.ndarray:
 # --- pooling
 
 
+SIDE_BY_SIDE = PoolSpec(2, 3, (7, 9), (3, 2), (3, 2), ((0, 0), (0, 0)), (1, 1), (2, 4), 1)  # with pixels left over
+
+
 def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
     rng = np.random.default_rng(5)
     x, gy = integers(rng, spec.x_shape, dtype), floats(rng, spec.y_shape, dtype)
@@ -407,12 +410,36 @@ def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
             return False
         want = pool_reference.avg_forward(wide, spec)
         assert_within(y, want, pool_reference.avg_forward(np.abs(wide), spec), window + 1)
+    elif row.direction == "avg_relu_bias_backward":
+        y = np.maximum(integers(rng, spec.x_shape, dtype), 0)
+        y.flat[::17] = np.nan
+        sums = np.empty(spec.c, dtype)
+        if not run("pool", row, spec, dtype, gy, y, out=(gx, sums)):
+            return False
+        want, want_sums = pool_reference.avg_relu_bias_backward(wide_gy, y, spec)
+        size, size_sums = pool_reference.avg_relu_bias_backward(np.abs(wide_gy), y, spec)
+        assert_within(gx, want, size, 2)
+        assert_within(sums, want_sums, size_sums, spec.size[0] * spec.size[1] + 3)
     else:
+        assert row.direction == "avg_backward"
         if not run("pool", row, spec, dtype, gy, out=(gx,)):
             return False
         want = pool_reference.avg_backward(wide_gy, spec)
         assert_within(gx, want, pool_reference.avg_backward(np.abs(wide_gy), spec), window + 1)
     return True
+
+
+def cuda_pool_specs(row: Variant) -> list[PoolSpec]:
+    """What a general row for pooling takes of the case table: averages have no dilation, and windows that go back through a
+    ReLU stand side by side."""
+    specs = [case.spec() for case in POOLS]
+    if row.direction == "avg_relu_bias_backward":
+        return [
+            SIDE_BY_SIDE,
+            SIDE_BY_SIDE._replace(n=0),
+            SIDE_BY_SIDE._replace(size=(9, 70), kernel=(2, 3), stride=(2, 3), out=(4, 23)),
+        ]
+    return [spec for spec in specs if spec.dilation == (1, 1) or row.direction.startswith("max")]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -438,6 +465,26 @@ def test_max_pool_rows_order_equals_nan_and_infinities(row, dtype):
                 np.testing.assert_array_equal(indices, want_indices)
                 np.testing.assert_array_equal(y, want)
                 np.testing.assert_array_equal(np.signbit(y[y == 0]), np.signbit(want[y == 0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(28, 28), (10, 10), (7, 67), (3, 2), (1, 33), (9, 16)])
+def test_pass_back_through_pool_and_relu_at_every_edge_of_vectors(size, dtype):
+    (row,) = (r for r in cpu_rows(pool.VARIANTS) if r.direction == "avg_relu_bias_backward")
+    for kernel in ((2, 2), (1, 1), (3, 2), (2, 4), (1, 2)):
+        if kernel[0] <= size[0] and kernel[1] <= size[1]:
+            out = tuple(s // k for s, k in zip(size, kernel, strict=True))
+            for n, c in ((3, 2), (0, 2), (40, 5)):
+                spec = PoolSpec(n, c, size, kernel, kernel, ((0, 0), (0, 0)), (1, 1), out, 1, 5 * (n == 3))
+                assert check_pool(row, spec, dtype)
+    assert row.refuses(Problem("pool", row.direction, "cpu", dtype, "default", spec)) == ""
+    for change in (
+        dict(stride=(1, 1)),
+        dict(padding=((0, 0), (0, 1))),
+        dict(out=(size[0], size[1] + 1)),
+        dict(kernel=(1, 3)),
+    ):
+        assert row.refuses(Problem("pool", row.direction, "cpu", dtype, "default", spec._replace(**change)))
 
 
 @st.composite

@@ -119,6 +119,10 @@ def pool(x: Any) -> Iterator[Job]:
     yield Job("avg_forward", 5 * size, row_call("pool", "avg_forward", spec, [a], [y]), average)
     shared = partial(aten.avg_pool2d_backward, gy, x, two, two, (0, 0), False, True, None)
     yield Job("avg_backward", 5 * size, row_call("pool", "avg_backward", spec, [b], [gx]), shared)
+    through = row_call("pool", "avg_relu_bias_backward", spec, [b, a], [gx, cupy.empty(c, "float32")])
+    yield Job(
+        "avg_relu_bias_backward", 9 * size, through, lambda: aten.threshold_backward(shared(), x, 0).sum((0, 2, 3))
+    )
 
 
 def jobs() -> Iterator[Job]:

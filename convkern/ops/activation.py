@@ -56,6 +56,15 @@ def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return like_format(y, g), sums
 
 
+def pooled_relu_bias_grad(gy: np.ndarray, y: np.ndarray, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """As `relu_bias_grad`, of the gradient that an average pooling of y gives for its own gy (N, C, P, Q)."""
+    spec = problem.spec
+    g, sums = arg.new_array(y.shape, gy.dtype, y), arg.new_array((spec.c,), gy.dtype, y)
+    results = kernel_array(y).reshape(spec.x_shape)
+    execute(problem, gy, results, out=(g.reshape(spec.x_shape), sums))
+    return like_format(y, g), sums
+
+
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), without overflow.
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from .. import amp, device
 from ..device import dtype_name, kernel_array
-from ..graph import record
+from ..graph import Folded, record
 from ..kernels.spec import Conv3dSpec, ConvSpec, Pair, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute, refusal, rows
 from ..tensor import Tensor
 from . import arguments as arg
-from .activation import relu_bias_grad, relu_grad
+from .activation import pooled_relu_bias_grad, relu_bias_grad, relu_grad
 from .halves import operands
 from .shape import expand
 
@@ -190,7 +190,9 @@ def _convolve(axes: int, x: Any, w: Any, bias: Any, spec: Any, out: Any, precisi
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
         gb = None
-        if spec.activation and needs[2] and not isinstance(gy, Tensor) and (axes == 2 or gy.ndim == 5):
+        if isinstance(gy, Folded):
+            gy, gb = pooled_relu_bias_grad(gy.parts[0], arg.array_of(y, "y"), gy.parts[1])
+        elif spec.activation and needs[2] and not isinstance(gy, Tensor) and (axes == 2 or gy.ndim == 5):
             gy, gb = relu_bias_grad(gy, arg.array_of(y, "y"))
         elif spec.activation:
             gy = relu_grad(gy, y)
@@ -202,7 +204,8 @@ def _convolve(axes: int, x: Any, w: Any, bias: Any, spec: Any, out: Any, precisi
         ]
 
     saved = (arg.kept(x, w), arg.kept(w, x))
-    return record(function, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
+    through = bool(spec.activation) and isinstance(bias, Tensor) and bias.requires_grad
+    return record(function, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved, takes_folded=through)
 
 
 def input_grad(

@@ -13,15 +13,16 @@ import numpy as np
 
 from .. import device
 from ..device import dtype_name, kernel_array
-from ..graph import record
+from ..graph import Folded, record
 from ..kernels.spec import AdaptiveSpec, Pair, Pool3dSpec, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
-from ..plan import execute
+from ..plan import execute, refusal, rows
 from ..tensor import Tensor
 from . import arguments as arg
 from .convolution import NAMES, user_shape
 from .shape import reshape, take_flat
 
+PASS = "avg_relu_bias_backward"
 Spec = PoolSpec | Pool3dSpec | AdaptiveSpec
 FOLDERS = {PoolSpec: "pool", Pool3dSpec: "pool3d", AdaptiveSpec: "adaptive"}  # of the kernels
 
@@ -148,9 +149,18 @@ def avg_pool(function: str, axes: int, x: Any, spec: Spec, out: np.ndarray | Non
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
+        if axes == 2 and not isinstance(gy, Tensor) and _passes(folded := problem(PASS, gy, precision, spec)):
+            parts = kernel_array(gy.reshape(spec.y_shape)), folded
+            return [Folded(x_shape, gy.dtype, parts, lambda: avg_pool_grad(function, 2, gy, x_shape, spec, precision))]
         return [avg_pool_grad(function, axes, gy, x_shape, spec, precision)]
 
     return record(function, y, (x,), vjp)
+
+
+@lru_cache(maxsize=4096)
+def _passes(problem: Problem) -> bool:
+    """Whether a row goes back through the pooling and a ReLU before it in one pass."""
+    return any(not refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device))
 
 
 def avg_pool_grad(function: str, axes: int, gy: Any, shape: tuple[int, ...], spec: Spec, precision: Any) -> Any:

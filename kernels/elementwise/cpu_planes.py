@@ -38,22 +38,26 @@ def _relu_bias_grad(job, worker, gy, y, spec, images, sums, g):
         mine[number % spec.c] += tile_sum(total)
 
 
-def _jobs(spec: ChannelSpec) -> tuple[int, int]:
+def jobs_of(spec: ChannelSpec) -> tuple[int, int]:
     """Jobs, and images in each."""
     images = max(1, BLOCK // max(spec.c * spec.pixels, 1))
     return -(-spec.n // images), images
 
 
-def workspace_bytes(problem: Problem) -> int:
+def sums_bytes(spec: ChannelSpec) -> int:
     """A float64 for every channel in every job."""
-    return _jobs(problem.spec)[0] * problem.spec.c * 8
+    return jobs_of(spec)[0] * spec.c * 8
+
+
+def workspace_bytes(problem: Problem) -> int:
+    return sums_bytes(problem.spec)
 
 
 def relu_bias_grad(
     gy: np.ndarray, y: np.ndarray, spec: ChannelSpec, workspace: np.ndarray, out: np.ndarray, sums: np.ndarray
 ) -> None:
     """out = gy where the ReLU's result y is positive or NaN, else 0; sums[c] = the sum of out over images and pixels."""
-    jobs, images = _jobs(spec)
-    partial = workspace[: jobs * spec.c * 8].view(np.float64).reshape(jobs, spec.c)
+    jobs, images = jobs_of(spec)
+    partial = workspace[: sums_bytes(spec)].view(np.float64).reshape(jobs, spec.c)
     _relu_bias_grad(jobs, gy.reshape(-1), y.reshape(-1), spec, images, partial, out.reshape(-1))
     sums[...] = partial.sum(axis=0)

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from ..cuda import cuda_only
 from ..cuda import row as cuda_row
-from ..variant import Variant, cpu_only, no_workspace
-from . import cpu_average, cpu_global, cpu_planes, cpu_windows
+from ..cuda.tiles import channel_parts
+from ..variant import Problem, Variant, cpu_only, no_workspace
+from . import cpu_average, cpu_global, cpu_planes, cpu_relu, cpu_windows
+
+
+def _cuda_channel_sums(problem: Problem) -> int:
+    spec = problem.spec
+    return 4 * spec.c * channel_parts(spec.c, spec.n * spec.size[0] * spec.size[1])
+
+
+def _cuda_pass(problem: Problem) -> str:
+    return cuda_only(problem) or cpu_relu.overlapping(problem.spec)
+
 
 VARIANTS = (
     Variant("global", "max_forward", "cpu", cpu_global.refuses, cpu_global.max_forward, no_workspace),
@@ -19,8 +31,15 @@ VARIANTS = (
     Variant("rows", "avg_backward", "cpu", cpu_average.refuses, cpu_average.backward, no_workspace),
     Variant("planes", "avg_forward", "cpu", cpu_only, cpu_planes.avg_forward, no_workspace),
     Variant("planes", "avg_backward", "cpu", cpu_only, cpu_planes.avg_backward, no_workspace),
+    Variant(
+        "passed", "avg_relu_bias_backward", "cpu", cpu_relu.refuses, cpu_relu.avg_relu_bias_backward,
+        cpu_relu.workspace_bytes,
+    ),
     cuda_row("planes", "max_forward", "pool.cuda_planes.max_forward"),
     cuda_row("planes", "max_backward", "pool.cuda_planes.max_backward"),
     cuda_row("planes", "avg_forward", "pool.cuda_planes.avg_forward"),
     cuda_row("planes", "avg_backward", "pool.cuda_planes.avg_backward"),
-)
+    cuda_row(
+        "passed", "avg_relu_bias_backward", "pool.cuda_relu.avg_relu_bias_backward", _cuda_channel_sums, _cuda_pass
+    ),
+)  # fmt: skip

@@ -66,6 +66,12 @@ def avg_forward(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
     return y
 
 
+def avg_relu_bias_backward(gy: np.ndarray, y: np.ndarray, spec: PoolSpec) -> tuple[np.ndarray, np.ndarray]:
+    """`avg_backward` through a ReLU whose result y was pooled, and the sum over every channel."""
+    g = np.where(y <= 0, 0, avg_backward(gy, spec))
+    return g, g.sum(axis=(0, 2, 3))
+
+
 def avg_backward(gy: np.ndarray, spec: PoolSpec) -> np.ndarray:
     """Each output gradient is shared out evenly over its window."""
     gx = np.zeros(spec.x_shape, gy.dtype)

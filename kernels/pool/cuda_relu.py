@@ -1,0 +1,98 @@
+"""Backward through average pooling, the ReLU before it and the bias before that, in one pass; see cpu_relu.py.
+
+A block goes over a part of one channel: each thread finds the window of its pixel, and the block adds up what it wrote.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..cuda.kernel import CudaKernel
+from ..cuda.language import cuda, divider, float32, int32, quotient
+from ..cuda.sums import THREADS, add_parts
+from ..cuda.tiles import channel_parts
+from ..spec import PoolSpec
+
+
+class Pixels(NamedTuple):
+    """The pixels of y (N, C, H, W), of which each channel's are cut into parts, and the windows (P, Q) over them."""
+
+    channels: int
+    pixels: int
+    by_pixels: int
+    by_pixels_shift: int
+    width: int
+    by_width: int
+    by_width_shift: int
+    by_down: int
+    by_down_shift: int
+    by_across: int
+    by_across_shift: int
+    out_height: int
+    out_width: int
+    divisor: int
+    terms: int
+    chunk: int
+
+
+def _body(gy, y, g, sums, on):
+    partial = cuda.shared.array(THREADS, float32)
+    me = int32(cuda.threadIdx.x)
+    part = int32(int32(cuda.blockIdx.x) // on.channels)
+    channel = int32(int32(cuda.blockIdx.x) - part * on.channels)
+    last = int32(min(int32(part * on.chunk + on.chunk), on.terms))
+    total = float32(0)
+    e = int32(part * on.chunk + me)
+    while e < last:
+        n = quotient(e, on.by_pixels, on.by_pixels_shift)
+        plane, pixel = int32(n * on.channels + channel), int32(e - n * on.pixels)
+        h = quotient(pixel, on.by_width, on.by_width_shift)
+        p = quotient(h, on.by_down, on.by_down_shift)
+        q = quotient(int32(pixel - h * on.width), on.by_across, on.by_across_shift)
+        at = int32(plane * on.pixels + pixel)
+        v = float32(0)
+        if p < on.out_height and q < on.out_width:
+            if y[at] <= float32(0):
+                v = float32(0)
+            else:
+                v = gy[int32((plane * on.out_height + p) * on.out_width + q)] / float32(on.divisor)
+        g[at] = v
+        total += v
+        e = int32(e + THREADS)
+    partial[me] = total
+    cuda.syncthreads()
+    half = int32(THREADS // 2)
+    while half > 0:  # a tree
+        if me < half:
+            partial[me] += partial[me + half]
+        cuda.syncthreads()
+        half = half >> 1
+    if me == 0:
+        sums[int32(part * on.channels + channel)] = partial[0]
+
+
+_PASS = CudaKernel("avg_relu_bias_backward", _body, ("float32", "float32", "float32", "float32", Pixels), THREADS)
+
+
+@lru_cache(maxsize=1024)
+def _cut(spec: PoolSpec) -> tuple[int, Pixels]:
+    """Parts of a channel, and the kernel's numbers."""
+    pixels = spec.size[0] * spec.size[1]
+    terms = spec.n * pixels
+    chunk = max(1, -(-terms // channel_parts(spec.c, terms)))
+    divisors = (*divider(spec.size[1]), *divider(spec.kernel[0]), *divider(spec.kernel[1]))
+    divisor = spec.divisor or spec.kernel[0] * spec.kernel[1]
+    on = Pixels(spec.c, pixels, *divider(pixels), spec.size[1], *divisors, *spec.out, divisor, terms, chunk)
+    return max(1, -(-terms // chunk)), on
+
+
+def avg_relu_bias_backward(gy, y, spec: PoolSpec, workspace, out, sums) -> None:
+    """out = each window's gy shared out evenly where the ReLU's result y is positive or NaN, else 0; its sums (C,)."""
+    parts, on = _cut(spec)
+    partial = sums if parts == 1 else workspace[: 4 * parts * spec.c].view(np.float32)
+    _PASS(parts * spec.c, gy, y, out, partial, on)
+    if parts > 1:
+        add_parts(partial, sums, parts)
