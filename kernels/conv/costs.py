@@ -29,13 +29,22 @@ from . import (
 )
 from .lattice import RESULTS_H, RESULTS_W, TAPS, Strip
 
-Units = tuple[float, ...]
+Units = tuple[float, ...]  # of a row: its jobs, then how often it does what CYCLES has a time for
 
 COLD = 8 * 1024 * 1024  # bytes
+COLD_WEIGHTS = 4  # times what packing takes where weights are in no cache
+EVEN = (
+    2  # threads among which jobs are taken to be shared out, whatever their number is: the choice must not depend on it
+)
 
 
 def _up(value: int, unit: int) -> int:
     return -(-value // unit)
+
+
+def _waits(jobs: float) -> float:
+    """How much longer jobs take than if they shared out evenly."""
+    return EVEN * _up(int(jobs), EVEN) / max(jobs, 1)
 
 
 def _cycles(rows: int, columns: int) -> float:
@@ -77,7 +86,7 @@ def _images(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     results = a.outer * a.strips * _up(a.results, work.lanes)
     products = steps * a.inner * blocks
     return (
-        times * products * _cycles(rows, columns), times * products, times * loops * a.inner * blocks,
+        work.jobs, times * products * _cycles(rows, columns), times * products, times * loops * a.inner * blocks,
         times * squares, times * results, times * tiles * blocks * rows * columns, _cold(spec, itemsize),
     )  # fmt: skip
 
@@ -97,8 +106,9 @@ def _channels(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     copies = (0, 0) if a.in_place else _copies(work.strip, planes, strips, lanes)
     stores = times * tiles * max(tile.groups, _up(rows, lanes)) * tile.columns  # of a vector for every result channel
     return (
-        times * steps * a.inner * _cycles(rows, tile.columns), times * steps * a.inner, times * tiles * a.inner,
-        *(stores * (min(a.step[1], 3) == step) for step in (1, 2, 3)), *copies, work.weights / lanes,
+        work.jobs, times * steps * a.inner * _cycles(rows, tile.columns), times * steps * a.inner, times * tiles * a.inner,
+        *(stores * (min(a.step[1], 3) == step) for step in (1, 2, 3)), *copies,
+        work.weights / lanes * (COLD_WEIGHTS if work.weights * itemsize > COLD else 1),
     )  # fmt: skip
 
 
@@ -114,7 +124,7 @@ def _tiled(spec: ConvSpec, itemsize: int, forward: bool) -> Units:
     written = 0 if a.plain else a.n * a.groups * a.outer * a.result[0] * len(work.classes)
     spread = written if a.step[1] > 1 else 0
     return (
-        times * steps * _cycles(rows, columns), times * steps, times * tiles * len(work.classes) * rows * columns,
+        work.jobs, times * steps * _cycles(rows, columns), times * steps, times * tiles * len(work.classes) * rows * columns,
         *copies, written, spread * a.result[1], work.gathered,
     )  # fmt: skip
 
@@ -130,7 +140,7 @@ def _spread(spec: ConvSpec, itemsize: int) -> Units:
     pixels = tile.groups * tile.columns * _up(a.size, work.lanes)
     steps = times * tiles * a.inner
     return (
-        steps * _cycles(tile.groups * tile.width, tile.columns), steps, times * added, times * pixels,
+        work.jobs, steps * _cycles(tile.groups * tile.width, tile.columns), steps, times * added, times * pixels,
         times * tiles, work.packed / work.lanes,
     )  # fmt: skip
 
@@ -149,7 +159,7 @@ def _images_weight(spec: ConvSpec, itemsize: int) -> Units:
     squares = work.blocks * _squares(a, a.cg, work.lanes) + a.kg * a.strips * _up(a.rows * a.out[1], work.lanes)
     sums = tiles * a.kernel[0] * rows * columns
     return (
-        times * steps * _cycles(rows, columns), times * steps, times * squares, times * a.strips * sums,
+        work.jobs, times * steps * _cycles(rows, columns), times * steps, times * squares, times * a.strips * sums,
         a.parts * a.groups * sums, _cold(spec, itemsize),
     )  # fmt: skip
 
@@ -167,7 +177,16 @@ def _channels_weight(spec: ConvSpec, itemsize: int) -> Units:
     squares = a.groups * a.n * c_blocks * turns * tile.columns * a.strips * _up(min(a.rows, a.out[0]) * a.out[1], lanes)
     sums = a.groups * turns * pairs * tile.rows * tile.columns
     lines = a.groups * turns * a.cg * a.n * spec.kernel[0] * a.out[0] * _up(spec.size[1], lanes)  # of the source
-    return (steps * _cycles(tile.rows, tile.columns), steps, strips * sums, *copies, squares, a.parts * sums, lines)
+    return (
+        work.jobs,
+        steps * _cycles(tile.rows, tile.columns),
+        steps,
+        strips * sums,
+        *copies,
+        squares,
+        a.parts * sums,
+        lines,
+    )
 
 
 def _tiled_weight(spec: ConvSpec, itemsize: int) -> Units:
@@ -181,7 +200,8 @@ def _tiled_weight(spec: ConvSpec, itemsize: int) -> Units:
     rows_g = a.n * a.groups * a.kg * c_blocks * a.out[0]
     sums = tiles * _up(a.n, a.images) * a.strips * rows * columns
     return (
-        steps * _cycles(rows, columns), steps, sums, rows_x + rows_g, vectors_x + rows_g * _up(work.strip.pitch, lanes),
+        work.jobs, steps * _cycles(rows, columns), steps, sums, rows_x + rows_g,
+        vectors_x + rows_g * _up(work.strip.pitch, lanes),
     )  # fmt: skip
 
 
@@ -195,7 +215,7 @@ def _winograd(spec: ConvSpec, itemsize: int, gradient: bool) -> Units:
     products = full * _cycles(rows, columns) + (_cycles(rows, rest) if rest else 0)
     transformed = groups * blocks.segments / blocks.parts  # vectors of blocks
     kernels = a.outer * _up(a.inner, lanes) * (groups if work.wide else 1)
-    return steps * products, transformed * a.inner, transformed * a.outer, kernels
+    return EVEN, steps * products, transformed * a.inner, transformed * a.outer, kernels
 
 
 def _winograd_weight(spec: ConvSpec, itemsize: int) -> Units:
@@ -208,7 +228,7 @@ def _winograd_weight(spec: ConvSpec, itemsize: int) -> Units:
     steps = cpu_winograd_weight.POINTS * tiles * groups * blocks.used / lanes
     transformed = groups * blocks.segments / blocks.parts
     return (
-        steps * _cycles(rows, columns), groups * cpu_winograd_weight.POINTS * tiles, transformed * spec.c * turns,
+        EVEN, steps * _cycles(rows, columns), groups * cpu_winograd_weight.POINTS * tiles, transformed * spec.c * turns,
         transformed * spec.k, spec.c * spec.k,
     )  # fmt: skip
 
@@ -222,7 +242,7 @@ def _pointwise(spec: ConvSpec, itemsize: int, direction: str) -> Units:
     lines = 0 if work.source.dense and work.target.dense else spec.n * spec.out[0] * (work.inner + work.outer)
     scattered = 0 if work.target.dense else work.outer * spec.n * work.target.size
     return (
-        panels * blocks * work.inner * _cycles(rows, columns), panels * blocks * rows * columns, collected, scattered,
+        EVEN, panels * blocks * work.inner * _cycles(rows, columns), panels * blocks * rows * columns, collected, scattered,
         lines, plan.packed / lanes,
     )  # fmt: skip
 
@@ -236,7 +256,7 @@ def _pointwise_weight(spec: ConvSpec, itemsize: int) -> Units:
     turned = _up(work.columns, lanes) * work.row_blocks * work.all_pieces * _up(work.width, lanes)
     pieces = work.all_pieces * (work.row_tiles * work.column_tiles + work.columns)
     return (
-        steps * _cycles(rows, columns), pieces, chunks * work.row_tiles * work.column_tiles * rows * columns, turned,
+        EVEN, steps * _cycles(rows, columns), pieces, chunks * work.row_tiles * work.column_tiles * rows * columns, turned,
         work.parts * plan.part / lanes,
     )  # fmt: skip
 
@@ -262,9 +282,9 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
 
 # Of the units above, in their order, and at last of a call.
 CYCLES: dict[tuple[str, str], Units] = {
-    ("pointwise", "forward"): (1.24, 2.48, 0.314, 0, 7.11, 622, 0),
+    ("pointwise", "forward"): (1.5, 2.48, 0.314, 0, 7.11, 622, 0),
     ("pointwise", "input_grad"): (1.37, 0.0627, 0, 1.82, 5.75, 0, 109600),
-    ("pointwise", "weight_grad"): (1.33, 4.49, 0, 95.6, 11.7, 63700),
+    ("pointwise", "weight_grad"): (1.65, 4.49, 0, 95.6, 11.7, 63700),
     ("winograd", "forward"): (1.62, 781, 0, 663, 0),
     ("winograd", "input_grad"): (1.44, 0, 1140, 588, 0),
     ("winograd", "weight_grad"): (1.89, 0.355, 459, 274, 0, 0),
@@ -285,10 +305,10 @@ ROWS = ("pointwise", "winograd", "images", "spread", "channels", "tiled")
 
 @lru_cache(maxsize=4096)
 def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
-    """Expected cycles of a row on one thread."""
+    """Expected cycles of a row on one thread, with what a second one would wait where jobs do not share out evenly."""
     *units, call = CYCLES[row, direction]
-    counts = _UNITS[row, direction](spec, itemsize)
-    return sum(count * unit for count, unit in zip(counts, units, strict=True)) + call
+    jobs, *counts = _UNITS[row, direction](spec, itemsize)
+    return sum(count * unit for count, unit in zip(counts, units, strict=True)) * _waits(jobs) + call
 
 
 def _cannot(row: str, problem: Problem) -> str:

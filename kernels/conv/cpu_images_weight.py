@@ -90,6 +90,10 @@ class Work(NamedTuple):
         return -(-self.layout.kg // self.layout.filters)
 
     @property
+    def jobs(self) -> int:
+        return self.layout.parts * self.layout.groups * self.blocks
+
+    @property
     def partial(self) -> int:
         """Elements of the partial results."""
         a = self.layout
@@ -219,9 +223,9 @@ def weight_grad(x: np.ndarray, gy: np.ndarray, spec: ConvSpec, workspace: np.nda
     room = workspace.view(out.dtype)
     partial = room[: work.partial] if work.partial else out.reshape(-1)
     scratch = thread_rows(room[work.partial :], work.scratch)
-    jobs, places = work.layout.parts * spec.groups * work.blocks, (work.pixels[0], sum(work.pixels))
+    places = work.pixels[0], sum(work.pixels)
     kernel = _kernel(*work.tile)
-    kernel(jobs, x.reshape(-1), gy.reshape(-1), work.layout, scratch, *places, partial, limit=scratch.shape[0])
+    kernel(work.jobs, x.reshape(-1), gy.reshape(-1), work.layout, scratch, *places, partial, limit=scratch.shape[0])
     if work.partial:
         add_parts(partial.reshape(work.layout.parts, -1), out.reshape(-1))
 

@@ -58,6 +58,11 @@ class Work(NamedTuple):
         return self.tile.columns * self.lanes
 
     @property
+    def jobs(self) -> int:
+        a = self.layout
+        return -(-a.n // self.tile.groups) * a.groups * a.blocks
+
+    @property
     def biases(self) -> int:
         """Elements of the biases that packing writes, all zero."""
         return self.layout.groups * self.layout.blocks * self.block
@@ -165,9 +170,8 @@ def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec, workspace: np.ndar
         layout.groups * layout.blocks, w.reshape(-1), np.empty(0, out.dtype), work.tile.columns, layout.inner,
         layout.outer, strides, work.places, scratch, biases, packed, limit=scratch.shape[0],
     )  # fmt: skip
-    jobs = -(-layout.n // work.tile.groups) * layout.groups * layout.blocks
     tables = (layout, work.targets, scratch, out.reshape(-1))
-    _kernel(*work.tile)(jobs, gy.reshape(-1), packed, *tables, limit=scratch.shape[0])
+    _kernel(*work.tile)(work.jobs, gy.reshape(-1), packed, *tables, limit=scratch.shape[0])
 
 
 def refuses(problem: Problem) -> str:

@@ -103,6 +103,11 @@ class _Work(NamedTuple):
     gathered: int  # elements of the gathered weights; 0: they are read where they lie
 
     @property
+    def jobs(self) -> int:
+        a = self.layout
+        return a.n * a.groups * -(-a.results // self.strip.results)
+
+    @property
     def scratch(self) -> int:
         """Elements for each thread."""
         planes = self.layout.inner * self.strip.planes
@@ -277,10 +282,11 @@ def _run(
             layout.groups * layout.outer, filters, layout.inner, layout.outer, size, work.classes, work.taps, gathered
         )
         filters = gathered
-    jobs = layout.n * layout.groups * -(-layout.results // work.strip.results)
     tables = (work.phases, work.classes, work.shifts, scratch, out.reshape(-1))
     kernel = _KERNELS[work.tile]
-    kernel(jobs, source.reshape(-1), filters, work.places, bias, layout, work.strip, *tables, limit=scratch.shape[0])
+    kernel(
+        work.jobs, source.reshape(-1), filters, work.places, bias, layout, work.strip, *tables, limit=scratch.shape[0]
+    )
 
 
 def forward(
