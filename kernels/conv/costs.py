@@ -282,7 +282,7 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
 
 # Of the units above, in their order, and at last of a call.
 CYCLES: dict[tuple[str, str], Units] = {
-    ("pointwise", "forward"): (1.5, 2.48, 0.314, 0, 7.11, 622, 0),
+    ("pointwise", "forward"): (1.24, 2.48, 0.314, 0, 7.11, 622, 0),
     ("pointwise", "input_grad"): (1.37, 0.0627, 0, 1.82, 5.75, 0, 109600),
     ("pointwise", "weight_grad"): (1.65, 4.49, 0, 95.6, 11.7, 63700),
     ("winograd", "forward"): (1.62, 781, 0, 663, 0),
