@@ -125,6 +125,16 @@ def bias_array(bias: Any, function: str, x: np.ndarray, k: int) -> np.ndarray:
     return kernel_array(array)
 
 
+def residual_array(residual: Any, function: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What is added to a result of ``shape``, as it lies in memory."""
+    _, array = arg.kernel_inputs(function, x=x, residual=residual)
+    if array.shape != shape:
+        raise ValueError(f"{function}: residual must have the output's shape {shape}, got {array.shape}")
+    if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
+        raise TypeError(f"{function}: arrays must have one dtype, got x {x.dtype}, residual {array.dtype}")
+    return array
+
+
 def _options(spec: Any, axes: int, precision: str) -> dict[str, Any]:
     """The keywords with which a gradient calls the next operation."""
     stride, padding, dilation = spec.stride[-axes:], spec.padding[-axes:], spec.dilation[-axes:]
@@ -164,7 +174,7 @@ def in_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def convolve(
     axes: int, x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
-    *, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
+    *, residual: Any = None, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d`, along ``axes`` axes."""
     function = f"conv{axes}d"
@@ -173,14 +183,15 @@ def convolve(
     shape = batched(x_shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
     precision = amp.precision_for(precision, xa.dtype, device.of(xa))
-    problem = _problem(axes, "forward", xa, precision, spec)
+    problem = _problem(axes, "forward" if residual is None else "forward_residual", xa, precision, spec)
+    y_shape = user_shape(spec.y_shape, axes, xa.ndim)
+    added = [] if residual is None else [residual_array(residual, function, xa, y_shape)]
     like = xa
     xa, wa = operands(precision, xa, wa)
-    problem, xa = image_arrays(problem, out, xa)
-    y = image_result(problem, user_shape(spec.y_shape, axes, xa.ndim), out, xa.dtype, (x, w, bias))
-    added = bias_array(bias, function, xa, spec.k)
-    inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape))
-    execute(problem, *inputs, added, out=in_shape(y, spec.y_shape))
+    problem, xa, *added = image_arrays(problem, out, xa, *added)
+    y = image_result(problem, y_shape, out, xa.dtype, (x, w, bias, residual))
+    inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape)), bias_array(bias, function, xa, spec.k)
+    execute(problem, *inputs, *(in_shape(a, spec.y_shape) for a in added), out=in_shape(y, spec.y_shape))
     y = arg.deliver(y, out, like)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
@@ -194,10 +205,11 @@ def convolve(
             input_grad(axes, gy, w, x_shape, **options) if needs[0] else None,
             weight_grad(axes, x, gy, spec.kernel[-axes:], **options) if needs[1] else None,
             bias_grad(gy, axes) if needs[2] and gb is None else gb,
+            gy if needs[3] else None,
         ]
 
     saved = (arg.kept(x, w), arg.kept(w, x))
-    return record(function, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
+    return record(function, y, (x, w, bias, residual), vjp, (*saved, y) if spec.activation else saved)
 
 
 def input_grad(
