@@ -50,7 +50,7 @@ def on_halves(row: Variant, spec: ConvSpec) -> bool:
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
 def test_arrays_of_halves(row):
     with interpreted("sm_90a" if row.accuracy == "bfloat16" else "sm_80"):
-        for spec in (HALF_EDGES[4], HALF_EDGES[5]._replace(activation=int(row.direction == "forward"))):
+        for spec in (HALF_EDGES[4], HALF_EDGES[5]._replace(activation=int(row.direction.startswith("forward")))):
             assert on_halves(row, spec)
 
 
@@ -75,13 +75,13 @@ def test_tile_edges_of_float16(row):
 
 @needs_compiler
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
-def test_sums_cut_into_parts_are_finished_with_bias_and_relu(row):
+def test_sums_cut_into_parts_are_finished_with_bias_residual_and_relu(row):
     """Few results of many terms: parts in all directions."""
     spec = {
         "forward": conv(1, 256, (5, 5), 9, (3, 3), padding=ONE)._replace(activation=1),
         "input_grad": conv(1, 5, (4, 5), 256, (3, 3), padding=ONE),
         "weight_grad": conv(3, 8, (20, 20), 9, (1, 1)),
-    }[row.direction]
+    }[row.direction.removesuffix("_residual")]
     assert half_products.parts(row.direction, spec) > 1
     with interpreted("sm_80"):
         assert on_halves(row, spec)
@@ -179,7 +179,7 @@ def test_channels_last_is_read_and_written_as_it_lies(row, halves_in):
         arrays = [integers(rng, shape, "float32") for shape in shapes]
         want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays)).astype("f4")
         store = (lambda array: halves(array, kind)) if halves_in else (lambda array: array)
-        images = {"forward": (0,), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
+        images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
         given = [last(store(array)) if i in images else store(array) for i, array in enumerate(arrays)]
         out = store(np.full(result, np.nan, "f4"))
         out = out if row.direction == "weight_grad" else last(out)
@@ -262,7 +262,7 @@ def test_warpgroups_at_tile_edges(row):
     edges = WARPGROUP_EDGES[:2] if row.accuracy == "bfloat16" else WARPGROUP_EDGES
     with interpreted("sm_90a"):
         for spec in (wide(row.direction, edge) for edge in edges):
-            if row.direction == "forward":
+            if row.direction.startswith("forward"):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
         assert on_halves(row, wide(row.direction, edges[0]))
@@ -292,7 +292,7 @@ def test_warpgroups_on_more_shapes(row):
 def test_pointwise_by_warpgroups(row):
     shape = (2, 70, 9, 43) if row.direction == "input_grad" else (2, 9, 70, 43)
     with interpreted("sm_90a"):
-        assert check_pointwise(row, PointwiseSpec(*shape, int(row.direction == "forward")), "float32")
+        assert check_pointwise(row, PointwiseSpec(*shape, int(row.direction.startswith("forward"))), "float32")
 
 
 def test_refusals_of_warpgroups(monkeypatch):

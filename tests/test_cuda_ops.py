@@ -31,10 +31,15 @@ OPTIONS: dict[str, Any] = dict(stride=2, padding=1, groups=2)
 CALLS = {
     "conv2d": (lambda *a: ck.conv2d(*a, **OPTIONS, activation="relu"), (X, W, B)),
     "conv2d without bias": (lambda *a: ck.conv2d(*a, **OPTIONS), (X, W)),
+    "conv2d with residual": (lambda *a: ck.conv2d(*a[:3], **OPTIONS, residual=a[3], activation="relu"), (X, W, B, GY)),
     "conv2d of one image": (lambda *a: ck.conv2d(*a, padding=1, groups=2), (X[0], W)),
     "conv2d_input_grad": (lambda *a: ck.conv2d_input_grad(*a, X.shape, **OPTIONS), (GY, W)),
     "conv2d_weight_grad": (lambda *a: ck.conv2d_weight_grad(*a, 3, **OPTIONS), (X, GY)),
     "pointwise": (lambda *a: ck.pointwise(*a, activation="relu"), (X, RNG.integers(-4, 5, (5, 4)).astype("f4"))),
+    "pointwise with residual": (
+        lambda x, w, r: ck.pointwise(x, w, residual=r, activation="relu"),
+        (X, RNG.integers(-4, 5, (5, 4)).astype("f4"), RNG.integers(-4, 5, (2, 5, 7, 9)).astype("f4")),
+    ),
     "max_pool2d": (lambda x: ck.max_pool2d(x, 3, 2, 1), (X,)),
     "max_pool2d indices": (lambda x: ck.max_pool2d(x, 2, return_indices=True)[1], (X,)),
     "avg_pool2d": (lambda x: ck.avg_pool2d(x, 2), (X,)),
@@ -111,6 +116,41 @@ def test_halves_where_they_are_asked_for(cupy, kind):
 
 
 @needs_compiler
+def test_a_residual_is_added_by_the_kernel(cupy):
+    """Where x and it lie alike as they are, otherwise both as NCHW; the result lies as x does, and its gradient too."""
+    x, w, residual = cupy.array(X), cupy.array(W), cupy.array(GY)
+    x_last, residual_last = (
+        cupy.array(np.ascontiguousarray(a.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2) for a in (X, GY)
+    )
+    want = ck.conv2d(X, W, **OPTIONS, residual=GY, activation="relu")
+    for a, r, precision, name, layout in (
+        (x, residual, "strict", "direct", "nchw"),
+        (x, residual, "tf32", "tensor", "nchw"),
+        (x_last, residual_last, "default", "direct", "nchw"),
+        (x, residual, "bfloat16", "bfloat16", "nchw"),
+        (x_last, residual_last, "float16", "float16", "channels_last"),
+        (x_last, residual, "float16", "float16", "nchw"),
+        (x, residual_last, "float16", "float16", "nchw"),
+    ):
+        with plan.traced() as rows:
+            y = ck.conv2d(a, w, **OPTIONS, residual=r, activation="relu", precision=precision)
+        assert [(problem.direction, row.name, problem.layout) for problem, row in rows] == [
+            ("forward_residual", name, layout)
+        ]
+        assert y.flags.c_contiguous == (a is x)
+        np.testing.assert_array_equal(cupy.asnumpy(y), want)
+    leaves = [ck.Tensor(a, requires_grad=True) for a in (x, w, cupy.array(B), residual)]
+    same = [ck.Tensor(a, requires_grad=True) for a in (X, W, B, GY)]
+    for x, w, bias, residual in (leaves, same):
+        ck.conv2d(x, w, bias, **OPTIONS, residual=residual, activation="relu").sum().backward()
+    for ours, theirs in zip(leaves, same, strict=True):
+        np.testing.assert_array_equal(cupy.asnumpy(ours.grad.data), theirs.grad.data)
+    steps = ck.explain(ck.conv2d, X, W, **OPTIONS, residual=GY)
+    assert str(steps).count("conv.forward_residual cpu float32") == 1
+    assert [step.problem.direction for step in steps] == ["forward_residual"]
+
+
+@needs_compiler
 def test_arrays_of_float16(cupy):
     x, w = cupy.array(X.astype("f2")), cupy.array(W.astype("f2"))
     with plan.traced() as rows:
@@ -118,6 +158,10 @@ def test_arrays_of_float16(cupy):
     assert [row.name for _, row in rows] == ["float16"]
     assert y.dtype == np.float16
     np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS))
+    y = ck.conv2d(x, w, **OPTIONS, residual=cupy.array(GY.astype("f2")))
+    np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS, residual=GY))
+    with pytest.raises(TypeError, match="must have one dtype, got x float16, residual float32"):
+        ck.conv2d(x, w, **OPTIONS, residual=cupy.array(GY))
     flat = ck.pointwise(x, cupy.array(np.ones((5, 4), "f2")))
     np.testing.assert_array_equal(cupy.asnumpy(flat), ck.pointwise(X, np.ones((5, 4), "f4")))
     with pytest.raises(NotImplementedError, match=r"trades accuracy \(float16\), which precision='strict' forbids"):
@@ -136,6 +180,8 @@ def test_devices_never_mix_silently(cupy):
         (lambda: ck.conv2d(X, w), "x on cpu, w on cuda"),
         (lambda: ck.conv2d(ck.tensor(X), w), "x on cpu, w on cuda"),
         (lambda: ck.conv2d(x, w, B, groups=2), "x on cuda, bias on cpu"),
+        (lambda: ck.conv2d(x, w, **OPTIONS, residual=GY), "x on cuda, residual on cpu"),
+        (lambda: ck.conv2d(X, W, **OPTIONS, residual=cupy.array(GY)), "x on cpu, residual on cuda"),
         (lambda: ck.conv2d_input_grad(cupy.array(GY), W, X.shape), "gy on cuda, w on cpu"),
         (lambda: ck.conv2d_weight_grad(X, cupy.array(GY), 3), "x on cpu, gy on cuda"),
         (lambda: ck.pointwise(x, W[:, :, 0, 0]), "x on cuda, w on cpu"),

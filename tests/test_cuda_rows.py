@@ -14,8 +14,9 @@ import pytest
 from convkern.bench.cases import CONVS, POINTWISE
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.elementwise import reference as elementwise_reference
+from convkern.kernels.residual import with_residual
 from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, output_size
-from convkern.kernels.variant import Problem
+from convkern.kernels.variant import Problem, Variant, cpu_only, no_workspace
 
 from .bounds import assert_within, floats, integers
 from .gpu import NUMPY, TABLES, TARGETS, any_target, cuda_rows, interpreted, needs_compiler
@@ -57,7 +58,7 @@ def both_targets(operation: str) -> list[Any]:
 def test_conv_rows_at_tile_edges(row, target):
     with interpreted(target):
         for spec in EDGES:
-            if row.direction == "forward":
+            if row.direction.startswith("forward"):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
         assert check_conv(row, EDGES[1], "float32", make=integers, exact=True)
@@ -85,16 +86,20 @@ def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["direct", "tensor", "float16", "bfloat16"])
-def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
+@pytest.mark.parametrize("row", [r for r in any_target("conv") if r.direction.startswith("forward")], ids=row_id)
+def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(row):
     spec = EDGES[1]._replace(activation=1)
     x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
     x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
-    y = np.empty(spec.y_shape, "float32")
-    (row,) = (row for row in cuda_rows("conv") if (row.name, row.direction) == (name, "forward"))
+    y, residual = np.empty(spec.y_shape, "float32"), np.full(spec.y_shape, -20, "float32")
+    residual[0, 0, 1, 4:7] = np.nan, -np.inf, np.inf
+    residual[0, -1, -1, -1] = -np.inf  # beside the infinity of x
+    residuals = [residual] if row.direction == "forward_residual" else []
     with interpreted("sm_80"):
-        assert run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), out=(y,))
-    want = conv_reference.forward(x.astype(np.float64), w.astype(np.float64), None, spec)
+        assert run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), *residuals, out=(y,))
+    wide = [array.astype(np.float64) for array in (x, w, *residuals)]
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        want = getattr(conv_reference, row.direction)(*wide[:2], None, *wide[2:], spec)
     np.testing.assert_array_equal(y, want)
 
 
@@ -103,7 +108,7 @@ def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(name):
 def test_pointwise_rows(row, target):
     with interpreted(target):
         for n, c, k, pixels in ((0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3)):
-            spec = PointwiseSpec(n, c, k, pixels, int(row.direction == "forward" and k % 2))
+            spec = PointwiseSpec(n, c, k, pixels, int(row.direction.startswith("forward") and k % 2))
             assert check_pointwise(row, spec, "float32")
             assert check_pointwise(row, spec, "float32", make=integers, exact=True)
 
@@ -178,6 +183,9 @@ def test_twins_have_the_same_names_and_signatures(path):
     twin_path = path.with_name(path.name.replace("cuda_", "cpu_"))
     plain = {"pointwise": "cpu_blocked.py"}.get(path.parent.name, "cpu_direct.py")
     twin = functions(twin_path if twin_path.exists() else path.with_name(plain))
+    if "forward" in twin:  # on the CPU, the rows with a residual are made of those without
+        made = with_residual(Variant("", "forward", "cpu", cpu_only, print, no_workspace)).run
+        twin["forward_residual"] = list(inspect.signature(made).parameters)
     mine = functions(path)
     assert mine
     assert {name: twin.get(name) for name in mine} == mine

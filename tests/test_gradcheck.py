@@ -233,6 +233,17 @@ CASES = {
             lambda x, w, b: ops.conv2d(x, w, b, activation="relu"),
             (values(1, 2, 4, 4), values(3, 2, 3, 3, seed=1), values(3, seed=2)),
         ),
+        ("residual", lambda x, w, r: ops.conv2d(x, w, **CONV, residual=r), (X, W, GY)),
+        (
+            "residual and relu",
+            lambda x, w, b, r: ops.conv2d(x, w, b, residual=r, activation="relu"),
+            (values(1, 2, 4, 4), values(3, 2, 3, 3, seed=1), values(3, seed=2), values(1, 3, 2, 2, seed=3)),
+        ),
+        (
+            "residual is the input",
+            lambda x, w: ops.conv2d(x, w, padding=1, residual=x, activation="relu"),
+            (values(2, 3, 4), values(2, 2, 3, 3, seed=1)),
+        ),
     ],
     "conv2d_input_grad": [
         ("options", lambda gy, w: ops.conv2d_input_grad(gy, w, X.shape, **CONV), (GY, W)),
@@ -261,6 +272,11 @@ CASES = {
             "relu",
             lambda x, w: ops.pointwise(x, w, activation="relu"),
             (values(2, 3, 2, 2), values(4, 3, 1, 1, seed=1)),
+        ),
+        (
+            "residual and relu",
+            lambda x, w, b, r: ops.pointwise(x, w, b, residual=r, activation="relu"),
+            (values(2, 3, 2, 2), values(4, 3, seed=1), values(4, seed=2), values(2, 4, 2, 2, seed=3)),
         ),
     ],
     "pointwise_input_grad": [

@@ -77,6 +77,9 @@ def conv_shapes(direction: str, spec: ConvSpec) -> tuple[list[tuple[int, ...]], 
     if direction == "forward":
         terms = spec.c // spec.groups * taps + 1
         return [spec.x_shape, spec.w_shape, (spec.k,)], spec.y_shape, terms
+    if direction == "forward_residual":
+        shapes, result, terms = conv_shapes("forward", spec)
+        return [*shapes, result], result, terms + 1
     if direction == "input_grad":
         return [spec.y_shape, spec.w_shape], spec.x_shape, spec.k // spec.groups * taps
     pixels = max(spec.n * spec.out[0] * spec.out[1], 1)
@@ -116,9 +119,10 @@ def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> t
     """Magnitudes and number of terms of the row's stated bound."""
     plain = spec._replace(activation=0)
     if row.accuracy == "winograd":
-        magnitude = getattr(winograd_reference, row.direction)(*wide[:2], plain, magnitude=True)
-        if row.direction == "forward":
-            magnitude = magnitude + np.abs(wide[2])[None, :, None, None]
+        definition = getattr(winograd_reference, row.direction.removesuffix("_residual"))
+        magnitude = definition(*wide[:2], plain, magnitude=True)
+        if row.direction.startswith("forward"):
+            magnitude = sum((np.abs(a) for a in wide[3:]), magnitude + np.abs(wide[2])[None, :, None, None])
         return magnitude, terms + winograd_reference.TERMS
     if row.accuracy in HALVES:  # tensor cores may cut off where they add
         return conv_definition(row.direction, plain, *map(np.abs, wide)), 2 * terms
@@ -134,18 +138,19 @@ def test_conv_rows_on_the_case_table(row, dtype):
     assert any(ran) or dtype not in DTYPES, f"{row.name} refused every case"
 
 
-@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction == "forward"], ids=row_id)
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction.startswith("forward")], ids=row_id)
 def test_conv_rows_fuse_relu_and_leave_out_the_bias(row):
     ran = False
     for case in CONVS:
         spec = case.spec()._replace(activation=1)
         ran |= check_conv(row, spec, "float32")
         rng = np.random.default_rng(2)
-        x, w = floats(rng, spec.x_shape, "float32"), floats(rng, spec.w_shape, "float32")
+        (x_shape, w_shape, _, *others), _, _ = conv_shapes(row.direction, spec)
+        x, w, *others = (floats(rng, shape, "float32") for shape in (x_shape, w_shape, *others))
         none, zero = np.empty(0, "float32"), np.zeros(spec.k, "float32")
         without, with_zero = (np.empty(spec.y_shape, "float32") for _ in range(2))
-        if run("conv", row, spec, "float32", x, w, none, out=(without,)):
-            run("conv", row, spec, "float32", x, w, zero, out=(with_zero,))
+        if run("conv", row, spec, "float32", x, w, none, *others, out=(without,)):
+            run("conv", row, spec, "float32", x, w, zero, *others, out=(with_zero,))
             np.testing.assert_array_equal(without, with_zero)
     assert ran
 
@@ -211,16 +216,19 @@ def test_conv_rows_take_an_empty_batch(row, size):
         np.testing.assert_array_equal(out, np.zeros(result))
 
 
-@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction == "forward"], ids=row_id)
+@pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.direction.startswith("forward")], ids=row_id)
 def test_conv_rows_pass_nan_and_infinity_on(row):
     for case in CONVS:
         spec = case.spec()._replace(activation=1)
         x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
         x[0, 0, 0, 0] = np.nan
         x[-1, -1, -1, -1] = np.inf
-        y = np.empty(spec.y_shape, "float32")
-        if run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), out=(y,)):
-            want = conv_reference.forward(x.astype(np.float64), w.astype(np.float64), None, spec)
+        y, residual = np.empty(spec.y_shape, "float32"), np.ones(spec.y_shape, "float32")
+        residual[0, 0, 0, 0], residual[-1, -1, -1, 0] = np.inf, np.nan
+        residuals = [residual] if row.direction == "forward_residual" else []
+        if run("conv", row, spec, "float32", x, w, np.empty(0, "float32"), *residuals, out=(y,)):
+            wide = [array.astype(np.float64) for array in (x, w, *residuals)]
+            want = getattr(conv_reference, row.direction)(*wide[:2], None, *wide[2:], spec)
             if row.accuracy == "winograd":  # a block has common sums: what is not finite reaches all of it
                 assert not np.isfinite(y[~np.isfinite(want)]).any()
                 continue
@@ -236,6 +244,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
     x_shape, w_shape, y_shape = (spec.n, spec.c, spec.pixels), (spec.k, spec.c), (spec.n, spec.k, spec.pixels)
     shapes, result, terms = {
         "forward": ([x_shape, w_shape, (spec.k,)], y_shape, spec.c + 1),
+        "forward_residual": ([x_shape, w_shape, (spec.k,), y_shape], y_shape, spec.c + 2),
         "input_grad": ([y_shape, w_shape], x_shape, spec.k),
         "weight_grad": ([x_shape, y_shape], w_shape, max(spec.n * spec.pixels, 1)),
     }[row.direction]
@@ -257,7 +266,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", cpu_rows(pointwise.VARIANTS), ids=row_id)
 def test_pointwise_rows_on_the_case_table(row, dtype):
-    activations = (0, 1) if row.direction == "forward" else (0,)
+    activations = (0, 1) if row.direction.startswith("forward") else (0,)
     assert any(check_pointwise(row, c.spec()._replace(activation=a), dtype) for c in POINTWISE for a in activations)
 
 
@@ -305,7 +314,7 @@ def check_one_by_one(dtype: str) -> None:
         if spec.stride == (1, 1):
             flat = PointwiseSpec(spec.n, spec.c, spec.k, spec.size[0] * spec.size[1], 1)
             for row in cpu_rows(pointwise.VARIANTS):
-                flat = flat._replace(activation=int(row.direction == "forward"))
+                flat = flat._replace(activation=int(row.direction.startswith("forward")))
                 assert check_pointwise(row, flat, dtype, make=integers, exact=True)
 
 
@@ -624,7 +633,7 @@ def test_lane_rows_at_every_edge_of_strips_and_tiles(row, dtype, lane_strips):
     for spec in lane_specs():
         anyway = row._replace(refuses=cpu_only)  # a single channel too
         assert check_conv(anyway, spec, dtype, make=integers, exact=True)
-        assert check_conv(anyway, spec._replace(activation=int(row.direction == "forward")), dtype)
+        assert check_conv(anyway, spec._replace(activation=int(row.direction.startswith("forward"))), dtype)
 
 
 @pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "lanes"], ids=row_id)

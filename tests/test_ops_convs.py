@@ -50,6 +50,41 @@ def test_relu_in_the_same_pass(axes, batched):
     compare(lambda *a: ours(*a, activation="relu"), lambda *a: torch.relu(theirs(*a)), *inputs, atol=1e-12)
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("batched", [True, False])
+def test_residual(batched, activation):
+    """Added between bias and activation, whatever its order in memory; channels-last follows x."""
+    torch = pytest.importorskip("torch")
+    last = torch.relu if activation else lambda y: y
+    inputs = normal(*((2,) if batched else ()), 4, 9, 7), normal(6, 2, 3, 3, seed=1), normal(6, seed=2)
+    options = dict(stride=2, padding=1, groups=2)
+    residual = normal(*functional().conv2d(*map(torch.tensor, inputs), **options).shape, seed=3)
+    compare(
+        lambda x, w, b, r: ck.conv2d(x, w, b, **options, residual=r, activation=activation),
+        lambda x, w, b, r: last(functional().conv2d(x, w, b, **options) + r),
+        *inputs, residual, atol=1e-12,
+    )  # fmt: skip
+    want = ck.conv2d(*inputs, **options, residual=residual, activation=activation)
+    strided = np.ascontiguousarray(residual.T).T
+    out = np.empty_like(want)
+    assert ck.conv2d(*inputs, **options, residual=strided, activation=activation, out=out) is out
+    np.testing.assert_array_equal(out, want)
+    matrix, flat = normal(5, 4, seed=4), normal(*inputs[0].shape[:-3], 5, 9, 7, seed=5)
+    compare(
+        lambda x, w, r: ck.pointwise(x, w, residual=r, activation=activation),
+        lambda x, w, r: last(functional().conv2d(x, w[:, :, None, None]) + r),
+        inputs[0], matrix, flat, atol=1e-12,
+    )  # fmt: skip
+
+
+def test_residual_in_channels_last():
+    x, w, residual = normal(2, 4, 5, 6), normal(4, 4, 3, 3, seed=1), normal(2, 4, 5, 6, seed=2)
+    want = ck.conv2d(x, w, padding=1, residual=residual)
+    y = ck.conv2d(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), w, padding=1, residual=residual)
+    assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_array_equal(y, want)
+
+
 @pytest.mark.parametrize("name", [n for n, case in CONVOLUTIONS.items() if "padding" not in case[3] and case[1][0]])
 def test_gradients_as_operations(name):
     torch = pytest.importorskip("torch")

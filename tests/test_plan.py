@@ -53,6 +53,9 @@ def test_every_direction_has_a_row_for_everything():
             names = [r.name for r in rows]
             assert len(set(names)) == len(names)
             assert any(r.refuses is cpu_only and r.accuracy == "exact" for r in rows)
+        if "forward" in directions:  # a row with a residual takes what the one without takes
+            plain, added = (plan.rows(operation, direction) for direction in ("forward", "forward_residual"))
+            assert [r.name for r in added] == [r.name for r in plain]
 
 
 def test_the_first_row_that_does_not_refuse_wins(table):

@@ -125,6 +125,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
     *,
+    residual: Any = None,
     activation: str | None = None,
     out: np.ndarray | None = None,
     precision: str = "default",
@@ -132,6 +133,7 @@ def conv2d(
     """Two-dimensional convolution as neural networks mean it: the cross-correlation of input and kernel.
 
     y[n, k, p, q] = bias[k] + Σ x[n, c, p·stride - padding + r·dilation, q·stride - padding + s·dilation] · w[k, c, r, s]
+    [+ residual], through the activation
 
     Parameters
     ----------
@@ -145,6 +147,10 @@ def conv2d(
         Zeros around the input, in pixels. "same" keeps the size and needs stride 1.
     groups : int
         Output channels are cut into this many groups, each of which sees its share of the input channels.
+    residual : array or Tensor of the output's shape, optional
+        Added after the bias and before the activation, as at the end of a residual block. On GPUs in the same pass, where
+        it is read as it lies if x and it have one memory format; on the CPU in a second pass over the result, together with
+        the activation.
     activation : None or "relu"
         Applied to the result in the same pass.
     out : array, optional
@@ -168,9 +174,8 @@ def conv2d(
     ----------
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
-    return convolve(
-        2, x, w, bias, stride, padding, dilation, groups, activation=activation, out=out, precision=precision
-    )
+    options = dict(residual=residual, activation=activation, out=out, precision=precision)
+    return convolve(2, x, w, bias, stride, padding, dilation, groups, **options)
 
 
 def conv2d_input_grad(

@@ -130,6 +130,16 @@ def _without_activation(spec: Any) -> Any:
     return spec._replace(activation=0)
 
 
+def residual_array(residual: Any, function: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What is added to a result of ``shape``, as it lies in memory."""
+    _, array = arg.kernel_inputs(function, x=x, residual=residual)
+    if array.shape != shape:
+        raise ValueError(f"{function}: residual must have the output's shape {shape}, got {array.shape}")
+    if array.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
+        raise TypeError(f"{function}: arrays must have one dtype, got x {x.dtype}, residual {array.dtype}")
+    return array
+
+
 def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec: Any) -> Problem:
     return Problem(
         FOLDERS[axes], direction, device.of(array), dtype_name(array.dtype), arg.check_precision(precision), spec
@@ -163,7 +173,7 @@ def in_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def convolve(
     axes: int, x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
-    *, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
+    *, residual: Any = None, activation: Any = None, out: np.ndarray | None = None, precision: Any = "default",
 ) -> Any:  # fmt: skip
     """See :func:`convkern.conv2d`, along ``axes`` axes."""
     function = f"conv{axes}d"
@@ -171,21 +181,21 @@ def convolve(
     shape = batched(xa.shape, function, "x", axes)
     spec = conv_spec(function, shape, wa.shape, stride, padding, dilation, groups, activation, axes)
     precision = amp.precision_for(precision, xa.dtype, device.of(xa))
-    return _convolve(axes, x, w, bias, spec, out, precision)
+    return _convolve(axes, x, w, bias, residual, spec, out, precision)
 
 
-def _convolve(axes: int, x: Any, w: Any, bias: Any, spec: Any, out: Any, precision: Any) -> Any:
+def _convolve(axes: int, x: Any, w: Any, bias: Any, residual: Any, spec: Any, out: Any, precision: Any) -> Any:
     """With a checked spec, which the operands fit; so it is in the two below."""
     function = f"conv{axes}d"
     xa, wa = arg.kernel_inputs(function, x=x, w=w)
-    problem = _problem(axes, "forward", xa, precision, spec)
-    x_shape, like = xa.shape, xa
+    problem = _problem(axes, "forward" if residual is None else "forward_residual", xa, precision, spec)
+    x_shape, y_shape, like = xa.shape, user_shape(spec.y_shape, axes, xa.ndim), xa
+    added = [] if residual is None else [residual_array(residual, function, xa, y_shape)]
     xa, wa = operands(precision, xa, wa)
-    problem, xa = image_arrays(problem, out, xa)
-    y = image_result(problem, user_shape(spec.y_shape, axes, xa.ndim), out, xa.dtype, (x, w, bias))
-    added = bias_array(bias, function, xa, spec.k)
-    inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape))
-    execute(problem, *inputs, added, out=in_shape(y, spec.y_shape))
+    problem, xa, *added = image_arrays(problem, out, xa, *added)
+    y = image_result(problem, y_shape, out, xa.dtype, (x, w, bias, residual))
+    inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape)), bias_array(bias, function, xa, spec.k)
+    execute(problem, *inputs, *(in_shape(a, spec.y_shape) for a in added), out=in_shape(y, spec.y_shape))
     y = arg.deliver(y, out, like)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
@@ -201,11 +211,12 @@ def _convolve(axes: int, x: Any, w: Any, bias: Any, spec: Any, out: Any, precisi
             _input_grad(axes, gy, w, x_shape, plain, None, precision) if needs[0] else None,
             _weight_grad(axes, x, gy, plain, None, precision) if needs[1] else None,
             bias_grad(gy, axes) if needs[2] and gb is None else gb,
+            gy if needs[3] else None,
         ]
 
-    saved = (arg.kept(x, w), arg.kept(w, x))
+    saved = (arg.kept(x, w), arg.kept(w, x), *([y] if spec.activation else []))
     through = bool(spec.activation) and isinstance(bias, Tensor) and bias.requires_grad
-    return record(function, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved, takes_folded=through)
+    return record(function, y, (x, w, bias, residual), vjp, saved, takes_folded=through)
 
 
 def input_grad(
@@ -238,7 +249,7 @@ def _input_grad(axes: int, gy: Any, w: Any, input_shape: Any, spec: Any, out: An
 
     def vjp(needs: list[bool], ggx: Any, gy: Any, w: Any) -> list[Any]:
         return [
-            _convolve(axes, ggx, w, None, spec, None, precision) if needs[0] else None,
+            _convolve(axes, ggx, w, None, None, spec, None, precision) if needs[0] else None,
             _weight_grad(axes, ggx, gy, spec, None, precision) if needs[1] else None,
         ]
 
@@ -280,7 +291,7 @@ def _weight_grad(axes: int, x: Any, gy: Any, spec: Any, out: Any, precision: Any
     def vjp(needs: list[bool], ggw: Any, x: Any, gy: Any) -> list[Any]:
         return [
             _input_grad(axes, gy, ggw, x_shape, spec, None, precision) if needs[0] else None,
-            _convolve(axes, x, ggw, None, spec, None, precision) if needs[1] else None,
+            _convolve(axes, x, ggw, None, None, spec, None, precision) if needs[1] else None,
         ]
 
     return record(name, gw, (x, gy), vjp, (arg.kept(x, gy), arg.kept(gy, x)))

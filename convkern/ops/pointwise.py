@@ -14,7 +14,7 @@ from ..kernels.variant import Problem
 from ..plan import execute
 from . import arguments as arg
 from .activation import relu_grad
-from .convolution import batched, bias_array, bias_grad
+from .convolution import batched, bias_array, bias_grad, residual_array
 from .halves import operands
 
 
@@ -30,6 +30,7 @@ def pointwise(
     w: Any,
     bias: Any = None,
     *,
+    residual: Any = None,
     activation: str | None = None,
     out: np.ndarray | None = None,
     precision: str = "default",
@@ -42,7 +43,7 @@ def pointwise(
         float32 or float64.
     w : array or Tensor, (K, C) or (K, C, 1, 1)
     bias : array or Tensor, (K,), optional
-    activation, out, precision
+    residual, activation, out, precision
         As in :func:`convkern.conv2d`.
 
     Returns
@@ -62,11 +63,15 @@ def pointwise(
         raise ValueError(f"{name}: x has {c} channels, but w of shape {wa.shape} takes {matrix.shape[1]}")
     spec = PointwiseSpec(n, c, k, h * v, arg.activation_code(activation))
     precision = amp.precision_for(precision, xa.dtype, device.of(xa))
-    problem = Problem("pointwise", "forward", device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
-    y = arg.result_array(out, (n, k, h, v)[4 - xa.ndim :], xa.dtype, (x, w, bias))
+    direction = "forward" if residual is None else "forward_residual"
+    problem = Problem("pointwise", direction, device.of(xa), dtype_name(xa.dtype), arg.check_precision(precision), spec)
+    y_shape = (n, k, h, v)[4 - xa.ndim :]
+    added = [] if residual is None else [kernel_array(residual_array(residual, name, xa, y_shape))]
+    y = arg.result_array(out, y_shape, xa.dtype, (x, w, bias, residual))
     left, right = operands(precision, xa, matrix)
     flat = kernel_array(left.reshape(n, c, h * v))
-    execute(problem, flat, kernel_array(right), bias_array(bias, name, xa, k), out=y.reshape(n, k, h * v))
+    inputs = flat, kernel_array(right), bias_array(bias, name, xa, k), *(a.reshape(n, k, h * v) for a in added)
+    execute(problem, *inputs, out=y.reshape(n, k, h * v))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any, x: Any, w: Any, y: Any = None) -> list[Any]:
@@ -76,10 +81,11 @@ def pointwise(
             pointwise_input_grad(gy, w, precision=precision) if needs[0] else None,
             pointwise_weight_grad(x, gy, precision=precision).reshape(w_shape) if needs[1] else None,
             bias_grad(gy) if needs[2] else None,
+            gy if needs[3] else None,
         ]
 
     saved = (arg.kept(x, w), arg.kept(w, x))
-    return record(name, y, (x, w, bias), vjp, (*saved, y) if spec.activation else saved)
+    return record(name, y, (x, w, bias, residual), vjp, (*saved, y) if spec.activation else saved)
 
 
 def pointwise_input_grad(gy: Any, w: Any, *, out: np.ndarray | None = None, precision: str = "default") -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from ..cuda import half_only, tf32_only, warpgroup_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_parts, product_parts
+from ..residual import with_residual
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import (
     costs,
@@ -59,7 +60,7 @@ def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Var
     return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, accuracy)
 
 
-VARIANTS = (
+_CPU = (
     _row("pointwise", "forward", cpu_pointwise),
     _row("pointwise", "input_grad", cpu_pointwise),
     _row("pointwise", "weight_grad", cpu_pointwise),
@@ -86,6 +87,11 @@ VARIANTS = (
     Variant("direct", "input_grad", "cpu", cpu_only, cpu_direct.input_grad, no_workspace),
     Variant("direct", "weight_grad", "cpu", cpu_only, cpu_direct.weight_grad, _partial_sums, tunables={"PARTS": 32}),
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
+)
+
+VARIANTS = (
+    *_CPU,
+    *(with_residual(row) for row in _CPU if row.direction == "forward"),
     *(
         cuda_row(
             f"warpgroup_{kind}",
@@ -96,17 +102,19 @@ VARIANTS = (
             kind,
         )
         for kind in ("float16", "bfloat16")
-        for direction in ("forward", "input_grad", "weight_grad")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
         cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
         for kind in ("float16", "bfloat16")
-        for direction in ("forward", "input_grad", "weight_grad")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
+    cuda_row("tensor", "forward_residual", "conv.cuda_tensor.forward_residual", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
     cuda_row("direct", "forward", "conv.cuda_direct.forward"),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual"),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),
     cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", _cuda_partial_sums),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", _cuda_channel_sums),

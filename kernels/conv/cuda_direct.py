@@ -102,10 +102,10 @@ def window_at(group, t, j, g):
 
 
 @inlined
-def store_pixel(y, part, group, m, j, value, g):
-    """y of filter m at pixel j."""
+def pixel_place(part, group, m, j, g):
+    """Where y of filter m lies at pixel j."""
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
-    y[int32((n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)] = value
+    return int32((n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)
 
 
 @inlined
@@ -136,9 +136,9 @@ def reaching_at(group, t, j, g):
 
 
 @inlined
-def store_input(gx, part, group, m, j, value, g):
+def input_place(part, group, m, j, g):
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
-    gx[int32((n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)] = value
+    return int32((n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)
 
 
 @inlined
@@ -154,32 +154,43 @@ def tap_at(group, t, j, g):
 
 
 @inlined
-def store_weight(gw, part, group, m, j, value, g):
-    """One part's gradient of w of filter m at tap j."""
-    gw[int32(((part * g.filters) + group * g.outer + m) * g.inner * g.taps + j)] = value
+def weight_place(part, group, m, j, g):
+    """Where one part's gradient of w of filter m lies at tap j."""
+    return int32(((part * g.filters) + group * g.outer + m) * g.inner * g.taps + j)
 
 
-def _kernels(direction: str, a_at, b_at, store, t_fastest: bool = False) -> list[CudaKernel]:
+def _kernels(direction: str, a_at, b_at, place, t_fastest: bool = False, added: bool = False) -> list[CudaKernel]:
     """One kernel for each tile."""
     return [
-        gemm_kernel(f"conv-direct-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, store, Geometry, t_fastest)
+        gemm_kernel(f"conv-direct-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, place, Geometry, t_fastest, added)
         for t in TILES
     ]
 
 
-_FORWARD = _kernels("forward", filter_at, window_at, store_pixel)
-_INPUT_GRAD = _kernels("input_grad", turned_at, reaching_at, store_input)
-_WEIGHT_GRAD = _kernels("weight_grad", gradient_at, tap_at, store_weight, t_fastest=True)
+_FORWARD = _kernels("forward", filter_at, window_at, pixel_place)
+_FORWARD_RESIDUAL = _kernels("forward_residual", filter_at, window_at, pixel_place, added=True)
+_INPUT_GRAD = _kernels("input_grad", turned_at, reaching_at, input_place)
+_WEIGHT_GRAD = _kernels("weight_grad", gradient_at, tap_at, weight_place, t_fastest=True)
 
 
 def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
     """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
+    _forward(_FORWARD, x, w, bias, out, spec, out)
+
+
+def forward_residual(x, w, bias, residual, spec: ConvSpec, workspace, out) -> None:
+    """As :func:`forward`, with residual (N, K, P, Q) added before the activation."""
+    _forward(_FORWARD_RESIDUAL, x, w, bias, residual, spec, out)
+
+
+def _forward(kernels: list[CudaKernel], x, w, bias, residual, spec: ConvSpec, out) -> None:
+    """Both of them; the kernels of the first never read the residual."""
     inner, outer = spec.c // spec.groups, spec.k // spec.groups
     number = choose_tile(outer)
     terms = inner * spec.kernel[0] * spec.kernel[1]
     pixels, extras = spec.n * spec.out[0] * spec.out[1], dict(biased=bias.size > 0, relu=spec.activation)
     grid = make_grid(TILES[number], outer, pixels, terms, spec.groups, **extras)
-    _FORWARD[number](grid.blocks, w, x, bias if bias.size else w, out, geometry_of(spec, False), grid)
+    kernels[number](grid.blocks, w, x, bias if bias.size else w, residual, out, geometry_of(spec, False), grid)
 
 
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
@@ -188,7 +199,7 @@ def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     number = choose_tile(inner)
     terms = outer * spec.kernel[0] * spec.kernel[1]
     grid = make_grid(TILES[number], inner, spec.n * spec.size[0] * spec.size[1], terms, spec.groups)
-    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, geometry_of(spec, True), grid)
+    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, out, geometry_of(spec, True), grid)
 
 
 def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
@@ -199,7 +210,7 @@ def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     parts = product_parts(outer, columns, terms, spec.groups)
     grid = make_grid(TILES[number], outer, columns, terms, spec.groups, parts)
     sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, geometry_of(spec, False), grid)
+    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, sums, geometry_of(spec, False), grid)
     if grid.parts > 1:
         add_parts(sums, out, grid.parts)
 

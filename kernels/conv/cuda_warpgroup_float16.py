@@ -11,6 +11,11 @@ def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
     half_products.forward("float16", x, w, bias, spec, workspace, out, half_products.WARPGROUPS)
 
 
+def forward_residual(x, w, bias, residual, spec: ConvSpec, workspace, out) -> None:
+    """As :func:`forward`, with residual (N, K, P, Q) added before the activation."""
+    half_products.forward("float16", x, w, bias, spec, workspace, out, half_products.WARPGROUPS, residual=residual)
+
+
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
     half_products.input_grad("float16", gy, w, spec, workspace, out, half_products.WARPGROUPS)

@@ -158,11 +158,11 @@ _GRADIENT = Operand(_gradient, _gradient_pixel, padded=False, along_terms=False)
 
 
 class Family(NamedTuple):
-    """Kernels of forward direction and input gradient, which are the same, for each kind and result; of the weight gradient
-    for each kind; and the tiles of both."""
+    """Kernels of forward direction and input gradient, which are the same, for each kind and result, without and with a
+    residual; of the weight gradient for each kind; and the tiles of both."""
 
     tiles: tuple[WarpTile, ...]
-    kernels: dict[tuple[str, str], list[CudaKernel]]
+    kernels: dict[tuple[str, str, bool], list[CudaKernel]]
     weight_tiles: tuple[WarpTile, ...]
     weight_grad: dict[str, list[CudaKernel]]
 
@@ -171,15 +171,16 @@ def _family(
     name: str, make: Callable[..., CudaKernel], tiles: tuple[WarpTile, ...], weight_tiles: tuple[WarpTile, ...]
 ) -> Family:
     kernels = {
-        (kind, stored): [
+        (kind, stored, added): [
             make(
-                f"conv-{name}{kind}-to-{stored}-{t.rows}x{t.columns}", kind, t, _PICTURE, _FILTERS, _pixel_place,
-                Window, stored,
+                f"conv-{name}{kind}-to-{stored}{'-residual' * added}-{t.rows}x{t.columns}", kind, t, _PICTURE, _FILTERS,
+                _pixel_place, Window, stored, added,
             )
             for t in tiles
         ]
         for kind in HALVES
         for stored in ("float32", kind)
+        for added in (False, True)
     }  # fmt: skip
     weight_grad = {
         kind: [
@@ -298,7 +299,7 @@ def workspace_bytes(direction: str, spec: ConvSpec, halves: bool, last: bool = F
             images(p * q, outer),
             4 * cut * spec.k * inner * taps if halves or cut > 1 else 0,
         ]
-    elif direction == "forward":
+    elif direction.startswith("forward"):
         pieces = [2 * spec.k * taps * padded(inner), images(h * w, inner), 4 * cut * spec.n * spec.k * p * q]
     else:
         pieces = [2 * spec.c * taps * padded(outer), images(p * q, outer), 4 * cut * spec.n * spec.c * h * w]
@@ -332,32 +333,38 @@ def _lay_out(images, kind: str, spec: ConvSpec, channels: int, pieces: _Pieces) 
 
 
 def _run_windows(
-    family: Family, kind: str, picture, filters, bias, spec: ConvSpec, over_input: bool, pieces: _Pieces, out
+    family: Family, kind: str, picture, filters, bias, residual, spec: ConvSpec, over_input: bool, pieces: _Pieces, out
 ) -> None:
     """Forward direction or input gradient, over operands that are laid out."""
     last, stored, cut = _is_last(out), _stored(kind, out), _window_parts(spec, over_input)
     out, relu = _bits(_flat(out)), 0 if over_input else spec.activation
     target = out if cut == 1 else pieces.take(cut * out.size, "float32")
-    kernels = family.kernels[kind, stored if cut == 1 else "float32"]
+    residual = residual if residual is None else _bits(_flat(residual))
+    kernels = family.kernels[kind, stored if cut == 1 else "float32", residual is not None and cut == 1]
     made = windows(spec, over_input, last)
     for window, terms in made:
         number = choose_half_tile(window.columns, family.tiles)
         extras = dict(biased=bias.size > 0, relu=relu) if cut == 1 else {}
         rows, step = spec.n * window.pixels, HALF_STEP
         grid = make_grid(family.tiles[number], rows, window.columns, terms, spec.groups, cut, step=step, **extras)
-        added = bias if bias.size and cut == 1 else target
-        kernels[number](grid.blocks, picture, filters, added, target, window, grid)
+        more = (array if array is not None and array.size and cut == 1 else target for array in (bias, residual))
+        kernels[number](grid.blocks, picture, filters, *more, target, window, grid)
     if cut > 1:
-        finish(target, bias, out, stored, cut, made[0][0].columns * spec.groups, made[0][0].apart, relu)
+        finish(target, bias, residual, out, stored, cut, made[0][0].columns * spec.groups, made[0][0].apart, relu)
 
 
-def forward(kind: str, x, w, bias, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
-    """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
+def forward(
+    kind: str, x, w, bias, spec: ConvSpec, workspace, out, family: Family = WARPS, residual: Any = None
+) -> None:
+    """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias and residual, through the activation.
+
+    The residual has out's shape, dtype and order in memory.
+    """
     inner, taps, pieces = spec.c // spec.groups, spec.kernel[0] * spec.kernel[1], _Pieces(workspace)
     filters = pieces.take(spec.k * taps * padded(inner), "uint16")
     turn(_bits(w), filters, kind, spec.k, 1, inner, taps)
     picture = _lay_out(x, kind, spec, inner, pieces)
-    _run_windows(family, kind, picture, filters, _bits(bias), spec, False, pieces, out)
+    _run_windows(family, kind, picture, filters, _bits(bias), residual, spec, False, pieces, out)
 
 
 def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -367,7 +374,7 @@ def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family 
     filters = pieces.take(spec.c * taps * padded(outer), "uint16")  # (C, R·S, K/groups)
     turn(_bits(w), filters, kind, spec.groups, 1, outer, inner * taps)
     picture = _lay_out(gy, kind, spec, outer, pieces)
-    _run_windows(family, kind, picture, filters, _bits(_flat(out))[:0], spec, True, pieces, out)
+    _run_windows(family, kind, picture, filters, _bits(_flat(out))[:0], None, spec, True, pieces, out)
 
 
 def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -384,6 +391,6 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family
         out_across=padded(outer),
     )  # fmt: skip
     grid = make_grid(family.weight_tiles[number], taps * padded(inner), outer, terms, spec.groups, cut, step=HALF_STEP)
-    family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, window, grid)
+    family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, sums, window, grid)
     if not direct:
-        finish(sums, sums[:0], _bits(out), stored, cut)
+        finish(sums, sums[:0], None, _bits(out), stored, cut)

@@ -51,6 +51,14 @@ def forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: ConvSpe
     return y
 
 
+def forward_residual(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, residual: np.ndarray, spec: ConvSpec
+) -> np.ndarray:
+    """The same with an array of y's shape added before the activation, as at the end of a residual block."""
+    y = forward(x, w, bias, spec._replace(activation=0)) + residual
+    return np.maximum(y, 0) if spec.activation else y
+
+
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     """Convolution of the padded output gradient with the kernel turned by 180 degrees.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .kernel import CudaKernel
-from .language import cuda, float32, int32, load4, uint32, uint64
+from .language import anew, cuda, float32, int32, load4, uint32, uint64
 from .tiles import STEP, Grid, Tile
 
 
@@ -22,21 +22,25 @@ def gemm_kernel(
     tile: Tile,
     a_at: Callable,
     b_at: Callable,
-    store: Callable,
+    place: Callable,
     geometry: type,
     t_fastest: bool = False,
+    added: bool = False,
 ) -> CudaKernel:
-    """The kernel (a, b, bias, c, geometry, grid) for one tile.
+    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile.
 
     Parameters
     ----------
     a_at, b_at : inlined functions
         ``a_at(group, m, t, geometry)`` and ``b_at(group, t, j, geometry)`` say where in its array an operand's element
         lies, -1 for a zero that is not stored; inside the ranges that the grid states.
-    store : inlined function
-        ``store(c, part, group, m, j, value, geometry)`` writes a result, after bias[group · rows + m] and the ReLU.
+    place : inlined function
+        ``place(part, group, m, j, geometry)`` says where a result lies in c. bias[group · rows + m], the residual, which
+        lies as c does, and the ReLU come first.
     t_fastest : bool
         Neighbouring threads copy neighbouring t of b, not j: whichever lie side by side in memory.
+    added : bool
+        Add the residual; without, the kernel never reads it.
     """
     rows, columns, tm, tn = tile
     threads = tile.threads
@@ -50,7 +54,7 @@ def gemm_kernel(
     together = 2 if sums > 32 else 1  # terms between two looks at the end; in smaller tiles more would cost occupancy
     a_is_even, b_by_t = rows * STEP % threads == 0, t_fastest
 
-    def body(a, b, bias, c, geometry, grid):
+    def body(a, b, bias, residual, c, geometry, grid):
         slices_a = cuda.shared.array(room_a, float32, alignment=16)
         slices_b = cuda.shared.array(room_b, float32, alignment=16)
         acc = cuda.local.array(sums, float32)
@@ -126,6 +130,14 @@ def gemm_kernel(
                 more = bias[int32(group * grid.rows + m)] if m < grid.rows else float32(0)
                 for j in range(tn):
                     acc[i * tn + j] += more
+        if added:
+            for i in range(tm):
+                m = int32(m0 + int32(ty * uint32(4)) + i // 4 * (4 * down) + i % 4)
+                for j in range(tn):
+                    column = int32(j0 + int32(tx * uint32(4)) + j // 4 * (4 * across) + j % 4)
+                    if m < grid.rows and column < grid.columns:
+                        acc[i * tn + j] += residual[place(part, group, m, column, geometry)]
+            m0, j0 = anew(m0), anew(j0)  # places kept from here to the stores would take registers from other blocks
         if grid.relu:
             for i in range(sums):
                 acc[i] = float32(0) if acc[i] <= float32(0) else acc[i]
@@ -134,6 +146,6 @@ def gemm_kernel(
             for j in range(tn):
                 column = int32(j0 + int32(tx * uint32(4)) + j // 4 * (4 * across) + j % 4)
                 if m < grid.rows and column < grid.columns:
-                    store(c, part, group, m, column, acc[i * tn + j], geometry)
+                    c[place(part, group, m, column, geometry)] = acc[i * tn + j]
 
-    return CudaKernel(name, body, ("float32", "float32", "float32", "float32", geometry, Grid), threads)
+    return CudaKernel(name, body, (*("float32",) * 5, geometry, Grid), threads)

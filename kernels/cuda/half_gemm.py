@@ -53,9 +53,10 @@ def pointer(stored: str) -> str:
 
 
 def half_kernel(
-    name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str
-) -> CudaKernel:
-    """The kernel (a, b, bias, c, geometry, grid) for one tile.
+    name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str,
+    added: bool = False,
+) -> CudaKernel:  # fmt: skip
+    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile.
 
     Parameters
     ----------
@@ -63,9 +64,12 @@ def half_kernel(
         What both operands are.
     place : inlined function
         ``place(part, group, m, geometry)`` says where row m's result of column 0 lies in c, -1 where it is not stored; those
-        of the next columns lie geometry.apart apart. bias[group · columns + j] and the ReLU come first.
+        of the next columns lie geometry.apart apart. bias[group · columns + j], the residual, which lies as c does, and the
+        ReLU come first.
     stored : "float32", "float16" or "bfloat16"
-        What the bias and c are.
+        What the bias, the residual and c are.
+    added : bool
+        Add the residual; without, the kernel never reads it.
     """
     rows, columns, warp_rows, warp_columns = tile
     threads, wide = tile.threads, columns // warp_columns
@@ -79,12 +83,12 @@ def half_kernel(
     sums, ahead, waiting = down * across * 4, HALF_STAGES - 1, HALF_STAGES - 2
     parts_a, parts_b = down * 4, across * 2  # registers of a warp's fragments
     multiply = multiply_half[kind]
-    finish_tile = make_finish(place, stored, down, across)
+    finish_tile = make_finish(place, stored, down, across, added)
     lanes_a, lanes_b = _lanes(rows_a, line_a, True), _lanes(rows_b, line_b, False)
     # Bytes between the fragments of neighbouring 16 rows and of neighbouring 16 terms; one of both is a bit to flip.
     lines_a, lines_b = 16 * line_a, 16 * line_b
 
-    def body(a, b, bias, c, geometry, grid):
+    def body(a, b, bias, residual, c, geometry, grid):
         room = cuda.shared.array(0, float32)
         acc = cuda.local.array(sums, float32)
         left, right = cuda.local.array(parts_a, uint32), cuda.local.array(parts_b, uint32)
@@ -148,43 +152,55 @@ def half_kernel(
             turn = int32(turn + 1)
         m = int32(m0 + int32(warp_m) + int32(lane // uint32(4)))
         j0 = int32(j0 + int32(warp_j) + int32(lane % uint32(4) * uint32(2)))
-        finish_tile(acc, bias, c, part, group, m, j0, geometry, grid)
+        finish_tile(acc, bias, residual, c, part, group, m, j0, geometry, grid)
 
-    kinds = ("uint16", "uint16", pointer(stored), pointer(stored), geometry, Grid)
+    kinds = ("uint16", "uint16", *(pointer(stored),) * 3, geometry, Grid)
     return CudaKernel(name, body, kinds, threads, HALF_STAGES * stage + ALIGNMENT)
 
 
-def make_finish(place: Callable, stored: str, down: int, across: int) -> Callable:
-    """The end of a kernel: bias and ReLU over a lane's sums of ``down`` x ``across`` tiles, 16 x 8 each, and their storing.
+def make_finish(place: Callable, stored: str, down: int, across: int, added: bool = False) -> Callable:
+    """The end of a kernel: bias, residual and ReLU over a lane's sums of ``down`` x ``across`` tiles, 16 x 8 each, and their
+    storing.
 
     m is the lane's first row, j0 its first column; see :func:`half_kernel`.
     """
     # A loop longer than this is not unrolled, and the sums would leave the registers.
     if across <= UNROLLED:
-        return _finish_columns(place, stored, down, across, 0, across)
-    first, second = (_finish_columns(place, stored, down, across, at, UNROLLED) for at in (0, UNROLLED))
+        return _finish_columns(place, stored, down, across, added, 0, across)
+    first, second = (_finish_columns(place, stored, down, across, added, at, UNROLLED) for at in (0, UNROLLED))
 
     @inlined
-    def finish_tile(acc, bias, c, part, group, m, j0, geometry, grid):
-        first(acc, bias, c, part, group, m, j0, geometry, grid)
-        second(acc, bias, c, part, group, m, j0, geometry, grid)
+    def finish_tile(acc, bias, residual, c, part, group, m, j0, geometry, grid):
+        first(acc, bias, residual, c, part, group, m, j0, geometry, grid)
+        second(acc, bias, residual, c, part, group, m, j0, geometry, grid)
 
     return finish_tile
 
 
-def _finish_columns(place: Callable, stored: str, down: int, across: int, first: int, count: int) -> Callable:
+def _finish_columns(
+    place: Callable, stored: str, down: int, across: int, added: bool, first: int, count: int
+) -> Callable:
     """The same for ``count`` tiles of each row from ``first`` on."""
     read, write = reader_and_writer(stored)
     start, columns = 2 * first, 2 * count
 
     @inlined
-    def finish_columns(acc, bias, c, part, group, m, j0, geometry, grid):
+    def finish_columns(acc, bias, residual, c, part, group, m, j0, geometry, grid):
         if grid.biased:
             for j in range(start, start + columns):
                 column = int32(j0 + j // 2 * 8 + j % 2)
                 more = read(bias[int32(group * grid.columns + column)]) if column < grid.columns else float32(0)
                 for i in range(2 * down):
                     acc[(i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2] += more
+        if added:
+            for i in range(2 * down):
+                row = int32(m + i * 8)
+                at = place(part, group, row, geometry) if row < grid.rows else int32(-1)
+                for j in range(start, start + columns):
+                    column = int32(j0 + j // 2 * 8 + j % 2)
+                    if at >= 0 and column < grid.columns:
+                        more = read(residual[int32(at + column * geometry.apart)])
+                        acc[(i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2] += more
         for i in range(2 * down):
             row = int32(m + i * 8)
             at = place(part, group, row, geometry) if row < grid.rows else int32(-1)

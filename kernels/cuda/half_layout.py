@@ -127,10 +127,10 @@ class Finish(NamedTuple):
     relu: int
 
 
-def _finish_kernel(stored: str) -> CudaKernel:
+def _finish_kernel(stored: str, added: bool) -> CudaKernel:
     read, write = reader_and_writer(stored)
 
-    def body(sums, bias, out, finish):
+    def body(sums, bias, residual, out, finish):
         i = thread()
         if i < finish.size:
             total = float32(0)
@@ -140,18 +140,25 @@ def _finish_kernel(stored: str) -> CudaKernel:
                 plane = quotient(i, finish.by_pixels, finish.by_pixels_shift)
                 image = quotient(plane, finish.by_channels, finish.by_channels_shift)
                 total += read(bias[int32(plane - image * finish.channels)])
+            if added:
+                total += read(residual[i])
             if finish.relu and total <= float32(0):
                 total = float32(0)
             out[i] = write(total)
 
-    return CudaKernel(f"finish-{stored}", body, ("float32", pointer(stored), pointer(stored), Finish), THREADS)
+    name = f"finish-{stored}{'-residual' * added}"
+    return CudaKernel(name, body, ("float32", *(pointer(stored),) * 3, Finish), THREADS)
 
 
-_FINISH = {stored: _finish_kernel(stored) for stored in ("float32", *HALVES)}
+_FINISH = {(stored, added): _finish_kernel(stored, added) for stored in ("float32", *HALVES) for added in (False, True)}
 
 
-def finish(sums, bias, out, stored: str, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0) -> None:
-    """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c], through the activation."""
+def finish(
+    sums, bias, residual, out, stored: str, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0
+) -> None:
+    """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c] + residual[n, c, l], through the
+    activation; residual may be None."""
     by_channels, by_pixels = divider(max(channels, 1)), divider(max(pixels, 1))
     given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(bias.size > 0), relu)
-    _FINISH[stored](-(-out.size // THREADS), sums, bias if bias.size else out, out, given)
+    bias, added = bias if bias.size else out, residual is not None
+    _FINISH[stored, added](-(-out.size // THREADS), sums, bias, residual if added else out, out, given)

@@ -40,6 +40,9 @@ if config.ENABLE_CUDASIM:  # Numba's simulator runs kernels as Python, without t
         """Four neighbours of a float32 array from ``index`` on, a multiple of 4, in one instruction."""
         return array[index], array[index + 1], array[index + 2], array[index + 3]
 
+    def anew(value):
+        return value
+
     def floats_at(address):
         raise NotImplementedError("the simulator has no addresses")
 
@@ -61,6 +64,15 @@ else:
             return cgutils.pack_array(builder, [builder.extract_element(value, ir.IntType(32)(i)) for i in range(4)])
 
         return types.UniTuple(types.float32, 4)(array, index), codegen
+
+    @intrinsic
+    def anew(typingctx, value):
+        """The same int32, which the compiler takes for another: what follows from it is not kept, but computed once more."""
+
+        def codegen(context, builder, signature, args):
+            return _assembly(builder, ir.IntType(32), [ir.IntType(32)], "mov.b32 $0, $1;", "=r,r,~{memory}", args)
+
+        return types.int32(types.int32), codegen
 
     @intrinsic
     def floats_at(typingctx, address):
@@ -357,6 +369,7 @@ def thread():
 __all__ = [
     "HALVES",
     "POINTERS",
+    "anew",
     "cuda",
     "divider",
     "float32",

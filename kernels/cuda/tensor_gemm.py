@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from .kernel import CudaKernel
 from .language import (
+    anew,
     close_copies,
     copy_async,
     cuda,
@@ -32,9 +33,16 @@ from .tiles import STAGES, TENSOR_STEP, Grid, WarpTile
 
 
 def tensor_kernel(
-    name: str, tile: WarpTile, a_at: Callable, b_at: Callable, store: Callable, geometry: type, t_fastest: bool = False
+    name: str,
+    tile: WarpTile,
+    a_at: Callable,
+    b_at: Callable,
+    place: Callable,
+    geometry: type,
+    t_fastest: bool = False,
+    added: bool = False,
 ) -> CudaKernel:
-    """The kernel (a, b, bias, c, geometry, grid) for one tile; parameters as of :func:`.gemm.gemm_kernel`."""
+    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile; parameters as of :func:`.gemm.gemm_kernel`."""
     rows, columns, warp_rows, warp_columns = tile
     threads, step = tile.threads, TENSOR_STEP
     wide = columns // warp_columns  # warps side by side
@@ -46,7 +54,7 @@ def tensor_kernel(
     sums, ahead, waiting = down * across * 4, STAGES - 1, STAGES - 2
     copies_a, copies_b = rows * step // threads, columns * step // threads
 
-    def body(a, b, bias, c, geometry, grid):
+    def body(a, b, bias, residual, c, geometry, grid):
         room = cuda.shared.array(0, float32)
         acc = cuda.local.array(sums, float32)
         me, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
@@ -91,8 +99,8 @@ def tensor_kernel(
                         row, term = int32(e % uint32(columns)), int32(e // uint32(columns))
                     inside = j0 + row < grid.columns and coming + term < last
                     at = b_at(group, int32(coming + term), int32(j0 + row), geometry) if inside else int32(-1)
-                    place = mine + uint32(i * threads) if t_fastest else uint32(row + term * pitch_b)
-                    copy_async(room, to + uint64(uint32(place)), b, at)
+                    there = mine + uint32(i * threads) if t_fastest else uint32(row + term * pitch_b)
+                    copy_async(room, to + uint64(uint32(there)), b, at)
                 coming = int32(coming + step)
                 filling = uint32(0) if filling == uint32((STAGES - 1) * stage) else uint32(filling + uint32(stage))
             close_copies()
@@ -127,6 +135,15 @@ def tensor_kernel(
                     s = (i // 2 * across + j) * 4 + i % 2 * 2
                     acc[s] += more
                     acc[s + 1] += more
+        if added:
+            for i in range(2 * down):
+                m = int32(m0 + warp_m + i * 8 + g)
+                for j in range(2 * across):
+                    column = int32(j0 + warp_j + j // 2 * 8 + 2 * t + j % 2)
+                    if m < grid.rows and column < grid.columns:
+                        s = (i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2
+                        acc[s] += residual[place(part, group, m, column, geometry)]
+            m0, j0 = anew(m0), anew(j0)  # places kept from here to the stores would take registers from other blocks
         if grid.relu:
             for i in range(sums):
                 acc[i] = float32(0) if acc[i] <= float32(0) else acc[i]
@@ -135,7 +152,7 @@ def tensor_kernel(
             for j in range(2 * across):
                 column = int32(j0 + warp_j + j // 2 * 8 + 2 * t + j % 2)
                 if m < grid.rows and column < grid.columns:
-                    store(c, part, group, m, column, acc[(i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2], geometry)
+                    s = (i // 2 * across + j // 2) * 4 + i % 2 * 2 + j % 2
+                    c[place(part, group, m, column, geometry)] = acc[s]
 
-    parameters = ("float32", "float32", "float32", "float32", geometry, Grid)
-    return CudaKernel(name, body, parameters, threads, 4 * STAGES * stage)
+    return CudaKernel(name, body, (*("float32",) * 5, geometry, Grid), threads, 4 * STAGES * stage)

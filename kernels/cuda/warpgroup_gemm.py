@@ -42,9 +42,10 @@ IN_ROWS, IN_COLUMNS = DESCRIPTOR | 1 << 16, DESCRIPTOR | HALF_STEP * 128 // 16 <
 
 
 def warpgroup_kernel(
-    name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str
-) -> CudaKernel:
-    """The kernel (a, b, bias, c, geometry, grid) for one tile; parameters as of :func:`.half_gemm.half_kernel`."""
+    name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str,
+    added: bool = False,
+) -> CudaKernel:  # fmt: skip
+    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile; parameters as of :func:`.half_gemm.half_kernel`."""
     if a.along_terms != b.along_terms:
         raise ValueError(f"{name}: both operands lie in rows or both in columns")
     rows, columns, _, _ = tile
@@ -56,9 +57,9 @@ def warpgroup_kernel(
     multiply = warpgroup_product(kind, columns, turned=not a.along_terms)
     # Of 16 terms: 32 bytes of a line, or 16 lines; in a descriptor's units of 16 bytes.
     layout, forth = (IN_ROWS, 2) if a.along_terms else (IN_COLUMNS, 128)
-    finish_tile = make_finish(place, stored, 1, across)
+    finish_tile = make_finish(place, stored, 1, across, added)
 
-    def body(a, b, bias, c, geometry, grid):
+    def body(a, b, bias, residual, c, geometry, grid):
         room = cuda.shared.array(0, float32)
         acc = cuda.local.array(sums, float32)
         offsets_a, downs_a, acrosses_a = (
@@ -111,9 +112,9 @@ def warpgroup_kernel(
         lane, warp = me % uint32(32), me // uint32(32)
         m = int32(m0 + int32(warp * uint32(16)) + int32(lane // uint32(4)))
         j0 = int32(j0 + int32(lane % uint32(4) * uint32(2)))
-        finish_tile(acc, bias, c, part, group, m, j0, geometry, grid)
+        finish_tile(acc, bias, residual, c, part, group, m, j0, geometry, grid)
 
-    kinds = ("uint16", "uint16", pointer(stored), pointer(stored), geometry, Grid)
+    kinds = ("uint16", "uint16", *(pointer(stored),) * 3, geometry, Grid)
     return CudaKernel(name, body, kinds, threads, stages * stage + ALIGNMENT, targets=("sm_90a",))
 
 

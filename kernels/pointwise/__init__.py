@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..cuda import half_only, warpgroup_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import product_parts
+from ..residual import with_residual
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_blocked, cpu_panels, cpu_weight
 
@@ -30,13 +31,18 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
 
 
-VARIANTS = (
+_CPU = (
     Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
     Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
     Variant("outer", "weight_grad", "cpu", cpu_only, cpu_weight.weight_grad, cpu_weight.workspace_bytes),
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
     Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
+)
+
+VARIANTS = (
+    *_CPU,
+    *(with_residual(row) for row in _CPU if row.direction == "forward"),
     *(
         cuda_row(
             f"warpgroup_{kind}",
@@ -47,14 +53,15 @@ VARIANTS = (
             kind,
         )
         for kind in ("float16", "bfloat16")
-        for direction in ("forward", "input_grad", "weight_grad")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
         cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
         for kind in ("float16", "bfloat16")
-        for direction in ("forward", "input_grad", "weight_grad")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
+    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual"),
     cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad"),
     cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", _cuda_partial_sums),
 )

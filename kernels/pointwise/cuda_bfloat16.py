@@ -15,6 +15,12 @@ def forward(x, w, bias, spec: PointwiseSpec, workspace, out) -> None:
     half_products.forward("bfloat16", x, w, bias, as_convolution(spec), workspace, out)
 
 
+def forward_residual(x, w, bias, residual, spec: PointwiseSpec, workspace, out) -> None:
+    """As :func:`forward`, with residual (N, K, L) added before the activation."""
+    convolution = as_convolution(spec)
+    half_products.forward("bfloat16", x, w, bias, convolution, workspace, out, residual=residual)
+
+
 def input_grad(gy, w, spec: PointwiseSpec, workspace, out) -> None:
     """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]."""
     half_products.input_grad("bfloat16", gy, w, as_convolution(spec), workspace, out)

@@ -71,46 +71,57 @@ def _column_of_x_at(group, t, j, g):
 
 
 @inlined
-def _store_y(y, part, group, m, j, value, g):
-    y[_at(g.k, m, j, g)] = value
+def _y_place(part, group, m, j, g):
+    return _at(g.k, m, j, g)
 
 
 @inlined
-def _store_gx(gx, part, group, m, j, value, g):
-    gx[_at(g.c, m, j, g)] = value
+def _gx_place(part, group, m, j, g):
+    return _at(g.c, m, j, g)
 
 
 @inlined
-def _store_gw(gw, part, group, m, j, value, g):
-    gw[int32((part * g.k + m) * g.c + j)] = value
+def _gw_place(part, group, m, j, g):
+    return int32((part * g.k + m) * g.c + j)
 
 
-def _kernels(direction: str, a_at, b_at, store, t_fastest: bool = False) -> list[CudaKernel]:
+def _kernels(direction: str, a_at, b_at, place, t_fastest: bool = False, added: bool = False) -> list[CudaKernel]:
     """One kernel for each tile."""
     return [
-        gemm_kernel(f"pointwise-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, store, Geometry, t_fastest)
+        gemm_kernel(f"pointwise-{direction}-{t.rows}x{t.columns}", t, a_at, b_at, place, Geometry, t_fastest, added)
         for t in TILES
     ]
 
 
-_FORWARD = _kernels("forward", _weight_at, _pixel_of_x_at, _store_y)
-_INPUT_GRAD = _kernels("input_grad", _turned_at, _pixel_of_gy_at, _store_gx)
-_WEIGHT_GRAD = _kernels("weight_grad", _row_of_gy_at, _column_of_x_at, _store_gw, t_fastest=True)
+_FORWARD = _kernels("forward", _weight_at, _pixel_of_x_at, _y_place)
+_FORWARD_RESIDUAL = _kernels("forward_residual", _weight_at, _pixel_of_x_at, _y_place, added=True)
+_INPUT_GRAD = _kernels("input_grad", _turned_at, _pixel_of_gy_at, _gx_place)
+_WEIGHT_GRAD = _kernels("weight_grad", _row_of_gy_at, _column_of_x_at, _gw_place, t_fastest=True)
 
 
 def forward(x, w, bias, spec: PointwiseSpec, workspace, out) -> None:
     """y[n, k, l] = bias[k] + sum over c of w[k, c] · x[n, c, l], through the activation."""
+    _forward(_FORWARD, x, w, bias, out, spec, out)
+
+
+def forward_residual(x, w, bias, residual, spec: PointwiseSpec, workspace, out) -> None:
+    """As :func:`forward`, with residual (N, K, L) added before the activation."""
+    _forward(_FORWARD_RESIDUAL, x, w, bias, residual, spec, out)
+
+
+def _forward(kernels: list[CudaKernel], x, w, bias, residual, spec: PointwiseSpec, out) -> None:
+    """Both of them; the kernels of the first never read the residual."""
     number = choose_tile(spec.k)
     extras = dict(biased=bias.size > 0, relu=spec.activation)
     grid = make_grid(TILES[number], spec.k, spec.n * spec.pixels, spec.c, **extras)
-    _FORWARD[number](grid.blocks, w, x, bias if bias.size else w, out, _geometry(spec), grid)
+    kernels[number](grid.blocks, w, x, bias if bias.size else w, residual, out, _geometry(spec), grid)
 
 
 def input_grad(gy, w, spec: PointwiseSpec, workspace, out) -> None:
     """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]."""
     number = choose_tile(spec.c)
     grid = make_grid(TILES[number], spec.c, spec.n * spec.pixels, spec.k)
-    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, _geometry(spec), grid)
+    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, out, _geometry(spec), grid)
 
 
 def weight_grad(x, gy, spec: PointwiseSpec, workspace, out) -> None:
@@ -118,6 +129,6 @@ def weight_grad(x, gy, spec: PointwiseSpec, workspace, out) -> None:
     number, terms = choose_tile(spec.k), spec.n * spec.pixels
     grid = make_grid(TILES[number], spec.k, spec.c, terms, parts=product_parts(spec.k, spec.c, terms))
     sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, _geometry(spec), grid)
+    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, sums, _geometry(spec), grid)
     if grid.parts > 1:
         add_parts(sums, out, grid.parts)

@@ -24,6 +24,14 @@ def forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Pointwi
     return y
 
 
+def forward_residual(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, residual: np.ndarray, spec: PointwiseSpec
+) -> np.ndarray:
+    """The same with an array of y's shape added before the activation."""
+    y = forward(x, w, bias, spec._replace(activation=0)) + residual
+    return np.maximum(y, 0) if spec.activation else y
+
+
 def input_grad(gy: np.ndarray, w: np.ndarray, spec: PointwiseSpec) -> np.ndarray:
     """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]: a 1x1 kernel turned by 180 degrees is itself."""
     return forward(gy, w.T, None, spec._replace(c=spec.k, k=spec.c, activation=0))
