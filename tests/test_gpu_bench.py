@@ -48,7 +48,9 @@ def test_primitives_are_no_kernels_of_the_library():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("needed", "name"), [(80, "ldmatrix"), (80, "mma.sync TF32"), (90, "wgmma float16")])
+@pytest.mark.parametrize(
+    ("needed", "name"), [(80, "ldmatrix"), (80, "mma.sync TF32"), (90, "wgmma float16"), (90, "wgmma TF32")]
+)
 def test_a_wrong_primitive_is_told_with_its_place(needed, name):
     module = primitives()
 

@@ -31,9 +31,10 @@ from ...kernels.cuda.language import (
     wait_copies,
     wait_products,
     warpgroup_product,
+    warpgroup_product_of_registers,
     widen,
 )
-from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, descriptor
+from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, descriptor, fragment
 
 DEEP = 96 * 1024  # bytes of shared memory of the kernel that asks for much
 DEEP_FLOATS = DEEP // 4
@@ -192,6 +193,64 @@ def _warpgroup(kind: str, turned: bool = False) -> Callable:
     return body
 
 
+def _warpgroup_tf32(in_registers: bool) -> Callable:
+    """As :func:`_warpgroup`, of float32: a (64, 32) and b (columns, 32) along their terms.
+
+    ``in_registers``: a (terms, 64), each panel of 32 columns behind the one before, which the lanes load.
+    """
+    of_memory, of_registers = (
+        warpgroup_product("tf32", PRODUCT_COLUMNS),
+        warpgroup_product_of_registers(PRODUCT_COLUMNS),
+    )
+
+    def body(a: Any, b: Any, out: Any) -> None:
+        room = cuda.shared.array(0, float32)
+        acc = cuda.local.array(_SUMS, float32)
+        me = int32(cuda.threadIdx.x)
+        base = aligned(room)
+        start = int32((base - shared_address(room)) // uint32(4))
+        width = int32(64 if in_registers else 32)
+        for i in range(64 * 32 // 128):
+            e = int32(i * 128 + me)
+            row, panel, chunk, rest = int32(e // width), int32(e % width // 32), int32(e % 32 // 4), int32(e % 4)
+            turn = int32(row % 4 * 2) if in_registers else int32(row % 8)
+            room[int32(start + panel * 1024 + row * 32 + (chunk ^ turn) * 4 + rest)] = a[e]
+        for i in range(PRODUCT_COLUMNS * 32 // 128):
+            e = int32(i * 128 + me)
+            row, chunk, rest = int32(e // 32), int32(e % 32 // 4), int32(e % 4)
+            room[int32(start + 2048 + row * 32 + (chunk ^ (row % 8)) * 4 + rest)] = b[e]
+        for i in range(_SUMS):
+            acc[i] = float32(0)
+        share_writes()
+        cuda.syncthreads()
+        warp, g, t = int32(me // 32), int32(me % 32 // 4), int32(me % 4)
+        near = uint32(base + uint32(warp // 2 * 4096 + t * 128 + ((warp % 2 * 4 + g // 4) ^ (2 * t)) * 16 + g % 4 * 4))
+        above, below = uint64(near), uint64(near ^ uint32(32))
+        from_a, from_b = descriptor(base, IN_ROWS), descriptor(uint32(base + uint32(8192)), IN_ROWS)
+        first, second = fragment(above, below, 0), fragment(above, below, 1)
+        third, fourth = fragment(above, below, 2), fragment(above, below, 3)
+        keep(acc, _SUMS)
+        open_products()
+        if in_registers:
+            of_registers(acc, first, from_b)
+            of_registers(acc, second, uint64(from_b + uint64(2)))
+            of_registers(acc, third, uint64(from_b + uint64(4)))
+            of_registers(acc, fourth, uint64(from_b + uint64(6)))
+        else:
+            for k in range(4):
+                of_memory(acc, uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k)))
+        close_products()
+        wait_products(0)
+        keep(acc, _SUMS)
+        row, column = int32(warp * 16 + g), int32(t * 2)
+        for j in range(PRODUCT_COLUMNS // 8):
+            for i in range(4):
+                r, c = int32(row + i // 2 * 8), int32(column + j * 8 + i % 2)
+                out[int32(r * PRODUCT_COLUMNS + c)] = acc[j * 4 + i]
+
+    return body
+
+
 _WARPGROUP = (("uint16", "uint16", "float32"), 128, 2 * _TILE + 128 * PRODUCT_COLUMNS + _ALIGNMENT, ("sm_90a",))
 
 BODIES: dict[str, tuple[Any, ...]] = {
@@ -207,4 +266,6 @@ BODIES: dict[str, tuple[Any, ...]] = {
     **{f"round-{kind}": (_rounding(kind), ("float32", "float32"), 32, 0, ()) for kind in narrow},
     **{f"wgmma-{kind}": (_warpgroup(kind), *_WARPGROUP) for kind in multiply_half},
     **{f"wgmma-turned-{kind}": (_warpgroup(kind, True), *_WARPGROUP) for kind in multiply_half},
+    "wgmma-tf32": (_warpgroup_tf32(False), ("float32",) * 3, *_WARPGROUP[1:]),
+    "wgmma-registers-tf32": (_warpgroup_tf32(True), ("float32",) * 3, *_WARPGROUP[1:]),
 }

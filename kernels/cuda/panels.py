@@ -1,12 +1,13 @@
-"""How a slice of an operand of halves comes to shared memory: 16 bytes at a time, asynchronously, into swizzled lines.
+"""How a slice of an operand comes to shared memory: 16 bytes at a time, asynchronously, into swizzled lines.
 
-A slice has 64 terms t. An operand whose memory runs along t lies in *rows*: line m holds the 64 terms of row m, 128 bytes.
-One whose memory runs along m lies in *columns*: line t holds up to 64 neighbouring m; panels of 64 m stand one behind the
-other.
+A slice has 64 terms t of halves, 32 of float32. An operand whose memory runs along t lies in *rows*: line m holds the terms
+of row m, 128 bytes. One whose memory runs along m lies in *columns*: line t holds up to 128 bytes of neighbouring m; panels
+of so many m stand one behind the other.
 
 Of a line's 16-byte chunks, chunk c of line l lies at c xor (l mod 8). So the eight lines whose chunks one ldmatrix phase
 reads, and the eight chunks that one phase of copies writes, fall into all 32 banks once: no bank conflicts. It is also the
-128-byte swizzle of wgmma's descriptors.
+128-byte swizzle of wgmma's descriptors. Columns of float32 are read by lanes, each a single element (:mod:`.warpgroup_gemm`),
+of four lines and of eight m: there chunk c of line l lies at c xor 2 · (l mod 4).
 
 Where an element lies in memory is the sum of what m says and of what t says: (offset, down, across), of which down and across
 together say whether it lies in its picture or in the padding.
@@ -20,7 +21,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .language import copy16_async, inlined, int32, uint32
-from .tiles import HALF_STEP
 
 CHUNK = 8  # halves in 16 bytes
 OUTSIDE = -(1 << 30)  # added to a row number of a picture, it lies in no picture
@@ -49,9 +49,9 @@ class Panel(NamedTuple):
     copy: Callable  # (source, to, coming, last, group, me, geometry, offsets, downs, acrosses): start copying a slice
 
 
-def make_panel(operand: Operand, width: int, threads: int) -> Panel:
-    """The copying of slices of ``width`` values of m."""
-    return (_rows if operand.along_terms else _columns)(operand, width, threads)
+def make_panel(operand: Operand, width: int, threads: int, elements: int = CHUNK) -> Panel:
+    """The copying of slices of ``width`` values of m, of which 16 bytes are so many ``elements``."""
+    return (_rows if operand.along_terms else _columns)(operand, width, threads, elements)
 
 
 @inlined
@@ -62,7 +62,7 @@ def _meets(offset, down, across, shift, below, beside, height, width, padded):
     return offset >= 0
 
 
-def _rows(operand: Operand, width: int, threads: int) -> Panel:
+def _rows(operand: Operand, width: int, threads: int, elements: int) -> Panel:
     by_row, by_term, padded, _ = operand
     apart, copies = threads // 8, width * 8 // threads  # lines between a thread's copies, and their number
 
@@ -78,7 +78,7 @@ def _rows(operand: Operand, width: int, threads: int) -> Panel:
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
         line, chunk = me // uint32(8), me % uint32(8)
-        t = int32(coming + int32(chunk) * CHUNK)
+        t = int32(coming + int32(chunk) * elements)
         shift, below, beside = by_term(group, t, geometry)
         place = uint32(to + line * uint32(128) + (chunk ^ (line % uint32(8))) * uint32(16))
         for i in range(copies):
@@ -90,17 +90,18 @@ def _rows(operand: Operand, width: int, threads: int) -> Panel:
     return Panel(copies, width * 128, 128, begin, copy)
 
 
-def _columns(operand: Operand, width: int, threads: int) -> Panel:
+def _columns(operand: Operand, width: int, threads: int, elements: int) -> Panel:
     by_row, by_term, padded, _ = operand
-    chunks = width // CHUNK  # of all m of a term
+    chunks, step = width // elements, 8 * elements  # of all m of a term; terms
     line_chunks = min(chunks, 8)
     line_bytes = 16 * line_chunks
     half_lines = 8 // line_chunks  # lines in 128 bytes
-    apart, copies = threads // chunks, HALF_STEP * chunks // threads
+    apart, copies = threads // chunks, step * chunks // threads
+    twist = 1 if elements == CHUNK else 2
 
     @inlined
     def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
-        m = int32(first + int32(me % uint32(chunks)) * CHUNK)
+        m = int32(first + int32(me % uint32(chunks)) * elements)
         if m < limit:
             offsets[0], downs[0], acrosses[0] = by_row(group, m, geometry)
         else:
@@ -109,8 +110,8 @@ def _columns(operand: Operand, width: int, threads: int) -> Panel:
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
         line, chunk = me // uint32(chunks), me % uint32(chunks)
-        swizzled = (chunk % uint32(line_chunks)) ^ (line // uint32(half_lines) % uint32(line_chunks))
-        panel = chunk // uint32(line_chunks) * uint32(HALF_STEP * line_bytes)
+        swizzled = (chunk % uint32(line_chunks)) ^ (line // uint32(half_lines) * uint32(twist) % uint32(line_chunks))
+        panel = chunk // uint32(line_chunks) * uint32(step * line_bytes)
         place = uint32(to + panel + line * uint32(line_bytes) + swizzled * uint32(16))
         for i in range(copies):
             t = int32(coming + int32(line) + i * apart)
@@ -120,4 +121,4 @@ def _columns(operand: Operand, width: int, threads: int) -> Panel:
             )
             copy16_async(uint32(place + uint32(i * apart * line_bytes)), source, int32(offsets[0] + shift), inside)
 
-    return Panel(1, width * 2 * HALF_STEP, line_bytes, begin, copy)
+    return Panel(1, width * 128, line_bytes, begin, copy)

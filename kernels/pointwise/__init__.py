@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cuda import half_only, warpgroup_only
+from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import product_parts
 from ..variant import Problem, Variant, cpu_only, no_workspace
@@ -30,6 +30,13 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
 
 
+def _cuda_warpgroup_tf32(problem: Problem) -> int:
+    from ..conv.half_products import workspace_bytes
+    from .grid import as_convolution
+
+    return workspace_bytes(problem.direction, as_convolution(problem.spec), False, kind="tf32")
+
+
 VARIANTS = (
     Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
     Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
@@ -52,6 +59,17 @@ VARIANTS = (
     *(
         cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
         for kind in ("float16", "bfloat16")
+        for direction in ("forward", "input_grad", "weight_grad")
+    ),
+    *(
+        cuda_row(
+            "warpgroup_tf32",
+            direction,
+            f"pointwise.cuda_warpgroup_tf32.{direction}",
+            _cuda_warpgroup_tf32,
+            warpgroup_tf32_only,
+            "tf32",
+        )
         for direction in ("forward", "input_grad", "weight_grad")
     ),
     cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
