@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .language import copy16_async, inlined, int32, uint32
+from .tiles import HALF_STEP
 
 CHUNK = 8  # halves in 16 bytes
 OUTSIDE = -(1 << 30)  # added to a row number of a picture, it lies in no picture
@@ -51,7 +52,9 @@ class Panel(NamedTuple):
 
 def make_panel(operand: Operand, width: int, threads: int, elements: int = CHUNK) -> Panel:
     """The copying of slices of ``width`` values of m, of which 16 bytes are so many ``elements``."""
-    return (_rows if operand.along_terms else _columns)(operand, width, threads, elements)
+    if operand.along_terms:
+        return _rows(operand, width, threads, elements)
+    return _columns(operand, width, threads) if elements == CHUNK else _columns_of_floats(operand, width, threads)
 
 
 @inlined
@@ -90,18 +93,17 @@ def _rows(operand: Operand, width: int, threads: int, elements: int) -> Panel:
     return Panel(copies, width * 128, 128, begin, copy)
 
 
-def _columns(operand: Operand, width: int, threads: int, elements: int) -> Panel:
+def _columns(operand: Operand, width: int, threads: int) -> Panel:
     by_row, by_term, padded, _ = operand
-    chunks, step = width // elements, 8 * elements  # of all m of a term; terms
+    chunks = width // CHUNK  # of all m of a term
     line_chunks = min(chunks, 8)
     line_bytes = 16 * line_chunks
     half_lines = 8 // line_chunks  # lines in 128 bytes
-    apart, copies = threads // chunks, step * chunks // threads
-    twist = 1 if elements == CHUNK else 2
+    apart, copies = threads // chunks, HALF_STEP * chunks // threads
 
     @inlined
     def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
-        m = int32(first + int32(me % uint32(chunks)) * elements)
+        m = int32(first + int32(me % uint32(chunks)) * CHUNK)
         if m < limit:
             offsets[0], downs[0], acrosses[0] = by_row(group, m, geometry)
         else:
@@ -110,8 +112,8 @@ def _columns(operand: Operand, width: int, threads: int, elements: int) -> Panel
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
         line, chunk = me // uint32(chunks), me % uint32(chunks)
-        swizzled = (chunk % uint32(line_chunks)) ^ (line // uint32(half_lines) * uint32(twist) % uint32(line_chunks))
-        panel = chunk // uint32(line_chunks) * uint32(step * line_bytes)
+        swizzled = (chunk % uint32(line_chunks)) ^ (line // uint32(half_lines) % uint32(line_chunks))
+        panel = chunk // uint32(line_chunks) * uint32(HALF_STEP * line_bytes)
         place = uint32(to + panel + line * uint32(line_bytes) + swizzled * uint32(16))
         for i in range(copies):
             t = int32(coming + int32(line) + i * apart)
@@ -121,4 +123,35 @@ def _columns(operand: Operand, width: int, threads: int, elements: int) -> Panel
             )
             copy16_async(uint32(place + uint32(i * apart * line_bytes)), source, int32(offsets[0] + shift), inside)
 
-    return Panel(1, width * 128, line_bytes, begin, copy)
+    return Panel(1, width * 2 * HALF_STEP, line_bytes, begin, copy)
+
+
+def _columns_of_floats(operand: Operand, width: int, threads: int) -> Panel:
+    """Eight threads copy a line, of each panel a chunk each, and no thread has two lines: a term is asked but once."""
+    by_row, by_term, padded, _ = operand
+    panels, lines = width // 32, threads // 8
+    if lines != 32:
+        raise ValueError(f"columns of float32 are copied by 256 threads, got {threads}")
+
+    @inlined
+    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
+        for i in range(panels):
+            m = int32(first + int32(me % uint32(8)) * 4 + i * 32)
+            if m < limit:
+                offsets[i], downs[i], acrosses[i] = by_row(group, m, geometry)
+            else:
+                offsets[i], downs[i], acrosses[i] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+
+    @inlined
+    def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
+        line, chunk = me // uint32(8), me % uint32(8)
+        t = int32(coming + int32(line))
+        shift, below, beside = by_term(group, t, geometry)
+        place = uint32(to + line * uint32(128) + (chunk ^ (line % uint32(4) * uint32(2))) * uint32(16))
+        for i in range(panels):
+            inside = t < last and _meets(
+                offsets[i], downs[i], acrosses[i], shift, below, beside, geometry.height, geometry.width, padded
+            )
+            copy16_async(uint32(place + uint32(i * lines * 128)), source, int32(offsets[i] + shift), inside)
+
+    return Panel(panels, width * 128, 128, begin, copy)
