@@ -328,11 +328,13 @@ REGISTER_BUGS = {
         first(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
         "is written while a matrix product that has it is under way",
     ),
-    "no wgmma.fence": (first(r"wgmma\.fence\.sync\.aligned;", ""), "without a wgmma.fence since"),
-    "the fence before the loads": (
-        first(r"(ld\.shared\.u32.*?)wgmma\.fence\.sync\.aligned;", r"wgmma.fence.sync.aligned;\1"),
-        "without a wgmma.fence since",
+    "the next loads to the same registers": (
+        lambda text: re.sub(
+            r"(ld\.shared\.u32\s+)%r\d+", lambda found: found[1] + re.search(r"\}, \{(%r\d+),", text)[1], text, count=1
+        ),
+        "is written while a matrix product that has it is under way",
     ),
+    "no wgmma.fence": (first(r"wgmma\.fence\.sync\.aligned;", ""), "without a wgmma.fence since"),
     "no proxy fence": (first(r"fence\.proxy\.async[^;]*;", ""), "without a proxy fence"),
     "no barrier": (first(r"bar\.sync\s+0;", "", 0), "race in shared memory"),
     "no wait for copies": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),

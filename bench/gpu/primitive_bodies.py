@@ -34,7 +34,7 @@ from ...kernels.cuda.language import (
     warpgroup_product_of_registers,
     widen,
 )
-from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, descriptor, fragment
+from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, WORDS, descriptor, load_part
 
 DEEP = 96 * 1024  # bytes of shared memory of the kernel that asks for much
 DEEP_FLOATS = DEEP // 4
@@ -205,7 +205,7 @@ def _warpgroup_tf32(in_registers: bool) -> Callable:
 
     def body(a: Any, b: Any, out: Any) -> None:
         room = cuda.shared.array(0, float32)
-        acc = cuda.local.array(_SUMS, float32)
+        acc, words = cuda.local.array(_SUMS, float32), cuda.local.array(WORDS, uint32)
         me = int32(cuda.threadIdx.x)
         base = aligned(room)
         start = int32((base - shared_address(room)) // uint32(4))
@@ -223,26 +223,20 @@ def _warpgroup_tf32(in_registers: bool) -> Callable:
             acc[i] = float32(0)
         share_writes()
         cuda.syncthreads()
-        warp, g, t = int32(me // 32), int32(me % 32 // 4), int32(me % 4)
-        near = uint32(base + uint32(warp // 2 * 4096 + t * 128 + ((warp % 2 * 4 + g // 4) ^ (2 * t)) * 16 + g % 4 * 4))
-        above, below = uint64(near), uint64(near ^ uint32(32))
+        load_part(words, base, uint32(me))
         from_a, from_b = descriptor(base, IN_ROWS), descriptor(uint32(base + uint32(8192)), IN_ROWS)
-        first, second = fragment(above, below, 0), fragment(above, below, 1)
-        third, fourth = fragment(above, below, 2), fragment(above, below, 3)
         keep(acc, _SUMS)
         open_products()
-        if in_registers:
-            of_registers(acc, first, from_b)
-            of_registers(acc, second, uint64(from_b + uint64(2)))
-            of_registers(acc, third, uint64(from_b + uint64(4)))
-            of_registers(acc, fourth, uint64(from_b + uint64(6)))
-        else:
-            for k in range(4):
-                of_memory(acc, uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k)))
+        for k in range(4):
+            more_a, more_b = uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k))
+            if in_registers:
+                of_registers(acc, (words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3]), more_b)
+            else:
+                of_memory(acc, more_a, more_b)
         close_products()
         wait_products(0)
         keep(acc, _SUMS)
-        row, column = int32(warp * 16 + g), int32(t * 2)
+        row, column = int32(me // 32 * 16 + me % 32 // 4), int32(me % 4 * 2)
         for j in range(PRODUCT_COLUMNS // 8):
             for i in range(4):
                 r, c = int32(row + i // 2 * 8), int32(column + j * 8 + i % 2)

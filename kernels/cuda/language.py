@@ -339,6 +339,20 @@ else:
 
         return types.void(acc, count), codegen
 
+    @intrinsic
+    def hold(typingctx, words, count):
+        """Up to here the first ``count`` words, a constant, stay in their registers, and no others take these."""
+        if not isinstance(count, types.IntegerLiteral):
+            raise RequireLiteralValue(count)
+
+        def codegen(context, builder, signature, args):
+            values = [builder.load(place) for place in _places(context, builder, words, args[0], count.literal_value)]
+            constraints = ",".join(["r"] * len(values) + ["~{memory}"])
+            _assembly(builder, ir.VoidType(), [value.type for value in values], "", constraints, values)
+            return context.get_dummy_value()
+
+        return types.void(words, count), codegen
+
     def warpgroup_product(kind, columns, turned=False):
         """The function (sums, descriptor of a, descriptor of b) that starts adding a product of 64 rows to local sums.
 

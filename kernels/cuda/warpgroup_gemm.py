@@ -7,7 +7,8 @@ thread waits for its copies, passes a proxy fence, and all meet at a barrier; a 
 that read it is done, two turns later.
 
 TF32 is float32, whose last 13 bits the hardware leaves out. wgmma reads it in rows alone. Where a lies in columns, each lane
-loads its part of a slice to registers, which are the product's until it is done: so a slice waits for the one before.
+loads its part of a slice to registers, which are the product's until it is done: so a slice waits for the one before, and
+its part is loaded to others meanwhile.
 
 Source: NVIDIA, "Parallel Thread Execution ISA", 9.7.15 (wgmma: matrix descriptors, fragments, fences, asynchronous proxy);
 CUTLASS, cute/atom/mma_traits_sm90_gmma.hpp (canonical layouts, by which descriptors name distances).
@@ -25,6 +26,7 @@ from .language import (
     close_products,
     cuda,
     float32,
+    hold,
     inlined,
     int32,
     keep,
@@ -44,6 +46,7 @@ from .tiles import HALF_STEP, WARPGROUP_STAGES, Grid, WarpTile
 # Of a descriptor: swizzle mode 128 bytes, 1024 bytes from eight lines to the next eight; the start goes in its lowest bits.
 # In columns also the bytes from one panel of 64 to the next.
 DESCRIPTOR = 1 << 62 | 1024 // 16 << 32
+WORDS = 16  # of a lane's part of a slice of a
 IN_ROWS, IN_COLUMNS = DESCRIPTOR | 1 << 16, DESCRIPTOR | HALF_STEP * 128 // 16 << 16
 
 
@@ -63,6 +66,7 @@ def warpgroup_kernel(
     in_a, in_b = (make_panel(*given, threads, CHUNKS[kind]) for given in ((a, rows), (b, columns)))
     begin_a, copy_a, begin_b, copy_b = in_a.begin, in_a.copy, in_b.begin, in_b.copy
     sides_a, sides_b, size_a, stage = in_a.sides, in_b.sides, in_a.nbytes, in_a.nbytes + in_b.nbytes
+    # Without operands in registers these words are never used, and the compiler leaves them out.
     in_registers = kind == "tf32" and not a.along_terms
     add_slice = _slice_of_registers(columns) if in_registers else _slice(kind, columns, a.along_terms)
     finish_tile = make_finish(place, stored, 1, across)
@@ -70,6 +74,7 @@ def warpgroup_kernel(
     def body(a, b, bias, c, geometry, grid):
         room = cuda.shared.array(0, float32)
         acc = cuda.local.array(sums, float32)
+        part_a, next_a = cuda.local.array(WORDS, uint32), cuda.local.array(WORDS, uint32)
         offsets_a, downs_a, acrosses_a = (
             cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32),
         )  # fmt: skip
@@ -90,14 +95,21 @@ def warpgroup_kernel(
         mine = me // uint32(128) * uint32(64 * 128)  # this warpgroup's 64 lines of a, or its panel
         for i in range(sums):
             acc[i] = float32(0)
+        for i in range(WORDS):
+            next_a[i] = uint32(0)
         filling, reading = uint32(0), uint32(0)  # bytes of stages
         coming, turn = first, int32(-ahead)
         while first + turn * step < last:
+            if in_registers:
+                for i in range(WORDS):
+                    part_a[i], next_a[i] = next_a[i], uint32(0)
             if turn >= 0:
-                wait_copies(waiting)
-                share_writes()
-                cuda.syncthreads()
-                add_slice(acc, uint32(base + reading + mine), uint32(base + reading + uint32(size_a)), me)
+                if not in_registers:
+                    wait_copies(waiting)
+                    share_writes()
+                    cuda.syncthreads()
+                at_a, at_b = uint32(base + reading + mine), uint32(base + reading + uint32(size_a))
+                add_slice(acc, part_a, at_a, at_b)
                 reading = uint32(0) if reading == uint32((stages - 1) * stage) else uint32(reading + uint32(stage))
             if coming < last:  # start copying a slice
                 to = uint32(base + filling)
@@ -107,9 +119,15 @@ def warpgroup_kernel(
                 coming = int32(coming + step)
                 filling = uint32(0) if filling == uint32((stages - 1) * stage) else uint32(filling + uint32(stage))
             close_copies()
-            if in_registers:
-                wait_products(0)
             turn = int32(turn + 1)
+            if in_registers:
+                if turn >= 0 and first + turn * step < last:
+                    wait_copies(waiting)
+                    share_writes()
+                    cuda.syncthreads()
+                    load_part(next_a, uint32(base + reading + mine), me)
+                wait_products(0)
+                hold(part_a, WORDS)
         wait_products(0)
         keep(acc, sums)
         lane, warp = me % uint32(32), me // uint32(32)
@@ -122,13 +140,16 @@ def warpgroup_kernel(
 
 
 def _slice(kind: str, columns: int, in_rows: bool) -> Callable:
-    """The function (sums, where a's slice begins, where b's, thread): start a slice's products, wait for those before."""
+    """The function (sums, words of a, where a's slice begins, where b's): start a slice's products, wait for those before.
+
+    The words are left alone.
+    """
     multiply, sums = warpgroup_product(kind, columns, turned=not in_rows), columns // 2
     # From product to product: 32 bytes of a line, or 16 lines; in a descriptor's units of 16 bytes.
     layout, forth = (IN_ROWS, 2) if in_rows else (IN_COLUMNS, 128)
 
     @inlined
-    def add_slice(acc, at_a, at_b, me):
+    def add_slice(acc, part_a, at_a, at_b):
         from_a, from_b = descriptor(at_a, layout), descriptor(at_b, layout)
         keep(acc, sums)
         open_products()
@@ -141,35 +162,32 @@ def _slice(kind: str, columns: int, in_rows: bool) -> Callable:
 
 
 def _slice_of_registers(columns: int) -> Callable:
-    """The same without the wait where a's slice lies in columns of float32 (:mod:`.panels`): the lanes load it."""
+    """The same, by the words of a that :func:`load_part` loaded, without the wait."""
     multiply, sums = warpgroup_product_of_registers(columns), columns // 2
 
     @inlined
-    def add_slice(acc, at_a, at_b, me):
+    def add_slice(acc, part_a, at_a, at_b):
         from_b = descriptor(at_b, IN_ROWS)
-        warp, g, t = me // uint32(32) % uint32(4), me % uint32(32) // uint32(4), me % uint32(4)
-        chunk = (warp % uint32(2) * uint32(4) + g // uint32(4)) ^ (t * uint32(2))
-        near = uint32(at_a + warp // uint32(2) * uint32(32 * 128) + t * uint32(128) + chunk * uint32(16))
-        near = uint32(near + g % uint32(4) * uint32(4))
-        above, below = uint64(near), uint64(near ^ uint32(32))  # eight rows further down, two chunks on
-        first, second = fragment(above, below, 0), fragment(above, below, 1)
-        third, fourth = fragment(above, below, 2), fragment(above, below, 3)
         keep(acc, sums)
         open_products()
-        multiply(acc, first, from_b)
-        multiply(acc, second, uint64(from_b + uint64(2)))
-        multiply(acc, third, uint64(from_b + uint64(4)))
-        multiply(acc, fourth, uint64(from_b + uint64(6)))
+        for k in range(4):
+            words = part_a[4 * k], part_a[4 * k + 1], part_a[4 * k + 2], part_a[4 * k + 3]
+            multiply(acc, words, uint64(from_b + uint64(2 * k)))
         close_products()
 
     return add_slice
 
 
 @inlined
-def fragment(above, below, k):
-    """A lane's part of the k-th eight terms: two rows of term t, then of term t + 4."""
-    near, far = uint64(k * 8 * 128), uint64(k * 8 * 128 + 4 * 128)
-    return load_word(above + near), load_word(below + near), load_word(above + far), load_word(below + far)
+def load_part(words, at_a, me):
+    """A lane's part of a slice of a in columns of float32 (:mod:`.panels`): of 8 terms two rows of term t, then of t + 4."""
+    warp, g, t = me // uint32(32) % uint32(4), me % uint32(32) // uint32(4), me % uint32(4)
+    chunk = (warp % uint32(2) * uint32(4) + g // uint32(4)) ^ (t * uint32(2))
+    near = uint32(at_a + warp // uint32(2) * uint32(32 * 128) + t * uint32(128) + chunk * uint32(16))
+    near = uint32(near + g % uint32(4) * uint32(4))
+    above, below = uint64(near), uint64(near ^ uint32(32))  # eight rows further down, two chunks on
+    for k in range(8):
+        words[2 * k], words[2 * k + 1] = load_word(above + uint64(512 * k)), load_word(below + uint64(512 * k))
 
 
 @inlined
