@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import convkern as ck
 from convkern.kernels.conv import half_products
 from convkern.kernels.cuda import launch
 from convkern.kernels.cuda.tiles import CUT_TF32_TERMS
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
 from convkern.kernels.variant import Problem, Variant
-from convkern.plan import plan, refusal
+from convkern.plan import plan, refusal, traced
 
+from . import fake_cupy
 from .bounds import integers
 from .gpu import cuda_rows, interpreted, needs_compiler
 from .test_cuda_halves import WARPGROUP_EDGES, conflicts, last, wide
@@ -240,3 +242,39 @@ def test_the_plan_takes_warpgroups_where_they_are_allowed(operation, other, dire
 def test_strict_forbids_it_in_words(row):
     problem = Problem("conv", row.direction, "cuda", "float32", "strict", conv(1, 64, (5, 9), 64, (3, 3)))
     assert refusal(row, problem) == "trades accuracy (tf32), which precision='strict' forbids"
+
+
+@pytest.fixture
+def hopper():
+    """The stand-in for CuPy over the interpreter of the target that has warpgroups."""
+    plan.cache_clear()
+    with fake_cupy.installed("sm_90a") as cupy:
+        yield cupy
+    plan.cache_clear()
+
+
+@needs_compiler
+def test_the_public_functions_take_it_in_both_layouts(hopper):
+    """Forward and backward; channels-last images are read where they lie and give such."""
+    rng = np.random.default_rng(2)
+    x, w, gy = (integers(rng, shape, "f4") for shape in ((1, 36, 4, 5), (40, 36, 3, 3), (1, 40, 4, 5)))
+    want = ck.conv2d(x, w, padding=1)
+    want_gx, want_gw = ck.conv2d_input_grad(gy, w, x.shape, padding=1), ck.conv2d_weight_grad(x, gy, 3, padding=1)
+
+    def there(array: np.ndarray, layout: str):
+        if layout == "nchw":
+            return hopper.array(array)
+        return hopper.array(np.ascontiguousarray(array.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+
+    for layout in ("nchw", "channels_last"):
+        with traced() as seen:
+            y = ck.conv2d(there(x, layout), hopper.array(w), padding=1, precision="tf32")
+            gx = ck.conv2d_input_grad(there(gy, layout), hopper.array(w), x.shape, padding=1, precision="tf32")
+            gw = ck.conv2d_weight_grad(there(x, layout), there(gy, layout), 3, padding=1, precision="tf32")
+        assert {(row.name, problem.layout) for problem, row in seen} == {("warpgroup_tf32", layout)}
+        assert y.flags.c_contiguous == gx.flags.c_contiguous == (layout == "nchw")
+        for got, wanted in ((y, want), (gx, want_gx), (gw, want_gw)):
+            np.testing.assert_array_equal(hopper.asnumpy(got), wanted)
+    with traced() as seen:
+        ck.conv2d(hopper.array(x), hopper.array(w), padding=1, precision="strict")
+    assert [row.name for _, row in seen] == ["direct"]
