@@ -360,12 +360,12 @@ def module() -> Any:
 
 
 @contextmanager
-def installed() -> Iterator[Any]:
-    """Inside the block ``import cupy`` gives this module."""
+def installed(target: str = "sm_80") -> Iterator[Any]:
+    """Inside the block ``import cupy`` gives this module, and kernels are interpreted as a target has them."""
     previous = sys.modules.get("cupy")
     made = sys.modules["cupy"] = module()
     try:
-        with interpreted("sm_80", host=_host):
+        with interpreted(target, host=_host):
             run = launch.launcher
 
             def launcher(kernel: Any, blocks: int, args: launch.Packed) -> None:

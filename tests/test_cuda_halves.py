@@ -18,7 +18,7 @@ from .test_cuda_rows import EDGES, ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
 
 HALF_ROWS = [row for row in any_target("conv") if row.accuracy in HALVES]
-WARPGROUP_ROWS = [row for row in cuda_rows("conv") if row.name.startswith("warpgroup")]
+WARPGROUP_ROWS = [row for row in cuda_rows("conv") if row.name.startswith("warpgroup") and row.accuracy in HALVES]
 # Around the edges of the tiles (128 x 128, 128 x 32, slices of 64) and of a chunk of 8 channels.
 HALF_EDGES = [
     conv(1, 8, (8, 16), 128, (1, 1)),  # one tile

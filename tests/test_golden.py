@@ -44,6 +44,20 @@ def test_main_loops_of_halves_are_tensor_cores_and_wide_copies(tile):
     assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
 
 
+@pytest.mark.parametrize(("columns", "copies"), [(64, 6), (128, 8), (256, 12)])
+def test_main_loops_of_tf32_by_warpgroups_load_one_operand_at_most(columns, copies):
+    """A slice of 32 terms: four products, 16 bytes a copy; the weight gradient's first operand is 16 words of a lane."""
+    kernels = golden.read()["kernels"]
+    forward, weight_grad = (
+        kernels[f"conv-warpgroup-tf32-{name}-128x{columns}"]["sm_90a"] for name in ("to-float32", "weight_grad")
+    )
+    for facts in (forward, weight_grad):
+        mix = facts["main_loop"]
+        assert (mix["HGMMA"], mix["LDGSTS"]) == (4, copies)
+        assert sum(mix.values()) < 290
+    assert weight_grad["main_loop"]["LDS"] == forward["main_loop"]["LDS"] + 16
+
+
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
 def test_main_loops_of_single_elements_waste_little_on_addresses(direction):
     """Of two terms in float32 almost all instructions multiply; of 8 terms in TF32 16 do, 24 load and 48 round."""

@@ -48,7 +48,9 @@ def test_primitives_are_no_kernels_of_the_library():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("needed", "name"), [(80, "ldmatrix"), (80, "mma.sync TF32"), (90, "wgmma float16")])
+@pytest.mark.parametrize(
+    ("needed", "name"), [(80, "ldmatrix"), (80, "mma.sync TF32"), (90, "wgmma float16"), (90, "wgmma TF32")]
+)
 def test_a_wrong_primitive_is_told_with_its_place(needed, name):
     module = primitives()
 
@@ -118,8 +120,8 @@ def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def borrowed(monkeypatch):
-    """The stand-in for CuPy over PyTorch's memory on the CPU."""
+def borrowed(monkeypatch, request):
+    """The stand-in for CuPy over PyTorch's memory on the CPU; of the target that a test asks for."""
     pytest.importorskip("torch")
     from convkern.bench.gpu import contenders
 
@@ -127,7 +129,7 @@ def borrowed(monkeypatch):
     for method in ("__dlpack__", "__dlpack_device__"):
         passed_on = lambda self, method=method, **options: getattr(self.host, method)(**options)  # noqa: E731
         monkeypatch.setattr(fake_cupy.ndarray, method, passed_on, raising=False)
-    with fake_cupy.installed() as cupy:
+    with fake_cupy.installed(getattr(request, "param", "sm_80")) as cupy:
         cupy.from_dlpack = lambda tensor: fake_cupy.ndarray(tensor.numpy())
         yield cupy
 
@@ -189,6 +191,29 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
     assert names == wanted | (extra if name == "pointwise" else set())
     assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
+
+
+@needs_compiler
+@pytest.mark.parametrize("borrowed", ["sm_90a"], indirect=True)
+def test_tf32_by_warpgroups_is_a_contender_in_both_layouts(borrowed):
+    import dataclasses
+
+    from convkern.bench.gpu import contenders
+
+    (case,) = (case for case in CONVS if case.name == "pointwise")
+    case = dataclasses.replace(case, c=36, k=40)
+    arrays, seen = contenders.Arrays(case, 2), set()
+    one = arrays.get("float32", "nchw")[0]
+    for direction in GRADIENTS:
+        want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+        for contender in contenders.our_contenders(case, direction, "tf32", arrays):
+            got = contender.result()
+            assert contenders.disagreement(got, want) < contenders.AGREEMENT["tf32"]
+            assert contenders.disagreement(1.2 * got, want) > contenders.AGREEMENT["tf32"]
+            seen.add((contender.name, contender.layout, direction))
+    rows = ("tensor", "nchw"), ("warpgroup_tf32", "nchw"), ("warpgroup_tf32", "channels_last")
+    wanted = {(*row, direction) for row in (*rows, ("pointwise warpgroup_tf32", "nchw")) for direction in GRADIENTS}
+    assert seen == wanted
 
 
 def test_times_are_judged_beside_the_same_layout_and_the_better_one():

@@ -27,6 +27,7 @@ from .simulate import simulate_elementwise
 from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
 from .test_cuda_rows import EDGES, ONE, conv
+from .test_cuda_tf32 import TF32_EDGES
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
 from .test_optim import UPDATES, check_update
@@ -44,7 +45,7 @@ ROWS = [pytest.param(name, row, id=f"{name}-{row_id(row)}") for name in TABLES f
 def check_conv_row(row) -> bool:
     specs = [*EDGES, LONG, LONG._replace(n=0)]
     if row.name.startswith("warpgroup"):
-        specs = [wide(row.direction, spec) for spec in WARPGROUP_EDGES]
+        specs = [wide(row.direction, spec) for spec in (TF32_EDGES if row.accuracy == "tf32" else WARPGROUP_EDGES)]
     elif row.accuracy in HALVES:
         specs += HALF_EDGES
     for spec in specs:

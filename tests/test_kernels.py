@@ -19,7 +19,7 @@ from convkern.bench.cases import CONVS, POINTWISE, POOLS
 from convkern.kernels import conv, elementwise, pointwise, pool, simd
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.conv import winograd_reference
-from convkern.kernels.cuda.tiles import TF32_TERMS
+from convkern.kernels.cuda.tiles import CUT_TF32_TERMS, TF32_TERMS
 from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
@@ -126,9 +126,15 @@ def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> t
         return magnitude, terms + winograd_reference.TERMS
     if row.accuracy in HALVES:  # tensor cores may cut off where they add
         return conv_definition(row.direction, plain, *map(np.abs, wide)), 2 * terms
+    return conv_definition(row.direction, plain, *map(np.abs, wide)), tf32_terms(row, terms)
+
+
+def tf32_terms(row: Variant, terms: int) -> int:
+    """Terms of the stated bound of a row that rounds to TF32, or cuts off to it by warpgroups, or does neither."""
     assert row.accuracy in ("exact", "tf32")
-    more = TF32_TERMS if row.accuracy == "tf32" else 0
-    return conv_definition(row.direction, plain, *map(np.abs, wide)), terms + more
+    if row.accuracy == "exact":
+        return terms
+    return 2 * terms + CUT_TF32_TERMS if row.name.startswith("warpgroup") else terms + TF32_TERMS
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -258,7 +264,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
     if exact:
         np.testing.assert_array_equal(out, want)
     else:
-        terms *= 2 if row.accuracy in HALVES else 1
+        terms = 2 * terms if row.accuracy in HALVES else tf32_terms(row, terms)
         assert_within(out, want, definition(*map(np.abs, wide), spec._replace(activation=0)), terms)
     return True
 

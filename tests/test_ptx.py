@@ -319,11 +319,40 @@ TURNED_BUGS = {
 }  # fmt: skip
 
 
-def convolve_halves(change: Any, target: str, direction: str = "forward") -> None:
-    """The forward direction or weight gradient in float16 with a change in the PTX of its product, and compare."""
+# TF32's weight gradient, whose first operand comes from registers.
+REGISTER_BUGS = {
+    "no wait in the loop": (
+        first(r"wgmma\.wait_group\.sync\.aligned 0;", ""), "is written while a matrix product that has it is under way",
+    ),
+    "a wait for too few": (
+        first(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "is written while a matrix product that has it is under way",
+    ),
+    "the next loads to the same registers": (
+        lambda text: re.sub(
+            r"(ld\.shared\.u32\s+)%r\d+", lambda found: found[1] + re.search(r"\}, \{(%r\d+),", text)[1], text, count=1
+        ),
+        "is written while a matrix product that has it is under way",
+    ),
+    "no wgmma.fence": (first(r"wgmma\.fence\.sync\.aligned;", ""), "without a wgmma.fence since"),
+    "no proxy fence": (first(r"fence\.proxy\.async[^;]*;", ""), "without a proxy fence"),
+    "no barrier": (first(r"bar\.sync\s+0;", "", 0), "race in shared memory"),
+    "no wait for copies": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),
+    "rows and terms exchanged": (first(r"\{(%r\d+),(%r\d+),(%r\d+),(%r\d+)\}", r"{\1,\3,\2,\4}"), None),
+    "another chunk": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+16]"), None),
+    "a load between words": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+2]"), "misaligned 4-byte access"),
+    "a load beyond the end": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+200000]"), "shared memory out of bounds"),
+    "patterns too far apart": (first(str(1 << 62 | 64 << 32 | 1 << 16), str(1 << 62 | 128 << 32 | 1 << 16), 0), None),
+    "the wrong terms": (first(r"add\.s64(\s+%rd\d+, %rd\d+), 6;", r"add.s64\1, 4;"), None),
+}  # fmt: skip
+
+
+def convolve_halves(change: Any, target: str, direction: str = "forward", kind: str = "float16") -> None:
+    """The forward direction or weight gradient of a kind with a change in the PTX of its product, and compare."""
     from convkern.kernels.conv import half_products
 
     family = half_products.WARPS if target == "sm_80" else half_products.WARPGROUPS
+    family = half_products.TF32 if kind == "tf32" else family
     rng = np.random.default_rng(3)
     shapes = HALF_SPEC.x_shape, HALF_SPEC.w_shape, HALF_SPEC.y_shape
     x, w, y = (rng.integers(-4, 5, shape).astype("f4") for shape in shapes)
@@ -338,14 +367,14 @@ def convolve_halves(change: Any, target: str, direction: str = "forward") -> Non
         ptx.run(compiled, blocks, kernel.threads, parameters(compiled, kernel, args), kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
-    workspace = np.full(half_products.workspace_bytes(direction, HALF_SPEC, False), 0xFF, np.uint8)
+    workspace = np.full(half_products.workspace_bytes(direction, HALF_SPEC, False, kind=kind), 0xFF, np.uint8)
     try:
         if direction == "forward":
             want, got = reference.forward(x, w, None, HALF_SPEC), np.full_like(y, np.nan)
-            half_products.forward("float16", x, w, np.empty(0, "f4"), HALF_SPEC, workspace, got, family)
+            half_products.forward(kind, x, w, np.empty(0, "f4"), HALF_SPEC, workspace, got, family)
         else:
             want, got = reference.weight_grad(x, y, HALF_SPEC), np.full_like(w, np.nan)
-            half_products.weight_grad("float16", x, y, HALF_SPEC, workspace, got, family)
+            half_products.weight_grad(kind, x, y, HALF_SPEC, workspace, got, family)
     finally:
         launch.launcher = previous
     np.testing.assert_array_equal(got, want)
@@ -366,11 +395,35 @@ def test_bugs_of_products_of_halves_are_noticed(bug):
 
 
 @needs_compiler
+@pytest.mark.parametrize("kind", ["float16", "tf32"])
 @pytest.mark.parametrize("bug", WARPGROUP_BUGS)
-def test_bugs_of_warpgroups_are_noticed(bug):
+def test_bugs_of_warpgroups_are_noticed(bug, kind):
     change, message = WARPGROUP_BUGS[bug]
     with pytest.raises(ptx.Fault if message else (AssertionError, ptx.Fault), match=message):
-        convolve_halves(change, "sm_90a")
+        convolve_halves(change, "sm_90a", kind=kind)
+
+
+@needs_compiler
+@pytest.mark.parametrize("direction", ["forward", "weight_grad"])
+def test_the_good_product_of_tf32_is_good(direction):
+    convolve_halves(unchanged, "sm_90a", direction, "tf32")
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", REGISTER_BUGS)
+def test_bugs_of_operands_in_registers_are_noticed(bug):
+    change, message = REGISTER_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else (AssertionError, ptx.Fault), match=message):
+        convolve_halves(change, "sm_90a", "weight_grad", "tf32")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "change", [first(r", 1, 1, 1;", ", 1, 1, 1, 0, 0;", 0), first("k8.f32.tf32", "k16.f32.tf32", 0)]
+)
+def test_tf32_cannot_be_transposed_nor_longer(change):
+    with pytest.raises(NotImplementedError):
+        convolve_halves(change, "sm_90a", kind="tf32")
 
 
 @needs_compiler

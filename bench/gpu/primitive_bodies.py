@@ -31,9 +31,10 @@ from ...kernels.cuda.language import (
     wait_copies,
     wait_products,
     warpgroup_product,
+    warpgroup_product_of_registers,
     widen,
 )
-from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, descriptor
+from ...kernels.cuda.warpgroup_gemm import IN_COLUMNS, IN_ROWS, WORDS, descriptor, load_part
 
 DEEP = 96 * 1024  # bytes of shared memory of the kernel that asks for much
 DEEP_FLOATS = DEEP // 4
@@ -192,6 +193,58 @@ def _warpgroup(kind: str, turned: bool = False) -> Callable:
     return body
 
 
+def _warpgroup_tf32(in_registers: bool) -> Callable:
+    """As :func:`_warpgroup`, of float32: a (64, 32) and b (columns, 32) along their terms.
+
+    ``in_registers``: a (terms, 64), each panel of 32 columns behind the one before, which the lanes load.
+    """
+    of_memory, of_registers = (
+        warpgroup_product("tf32", PRODUCT_COLUMNS),
+        warpgroup_product_of_registers(PRODUCT_COLUMNS),
+    )
+
+    def body(a: Any, b: Any, out: Any) -> None:
+        room = cuda.shared.array(0, float32)
+        acc, words = cuda.local.array(_SUMS, float32), cuda.local.array(WORDS, uint32)
+        me = int32(cuda.threadIdx.x)
+        base = aligned(room)
+        start = int32((base - shared_address(room)) // uint32(4))
+        width = int32(64 if in_registers else 32)
+        for i in range(64 * 32 // 128):
+            e = int32(i * 128 + me)
+            row, panel, chunk, rest = int32(e // width), int32(e % width // 32), int32(e % 32 // 4), int32(e % 4)
+            turn = int32(row % 4 * 2) if in_registers else int32(row % 8)
+            room[int32(start + panel * 1024 + row * 32 + (chunk ^ turn) * 4 + rest)] = a[e]
+        for i in range(PRODUCT_COLUMNS * 32 // 128):
+            e = int32(i * 128 + me)
+            row, chunk, rest = int32(e // 32), int32(e % 32 // 4), int32(e % 4)
+            room[int32(start + 2048 + row * 32 + (chunk ^ (row % 8)) * 4 + rest)] = b[e]
+        for i in range(_SUMS):
+            acc[i] = float32(0)
+        share_writes()
+        cuda.syncthreads()
+        load_part(words, base, uint32(me))
+        from_a, from_b = descriptor(base, IN_ROWS), descriptor(uint32(base + uint32(8192)), IN_ROWS)
+        keep(acc, _SUMS)
+        open_products()
+        for k in range(4):
+            more_a, more_b = uint64(from_a + uint64(2 * k)), uint64(from_b + uint64(2 * k))
+            if in_registers:
+                of_registers(acc, (words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3]), more_b)
+            else:
+                of_memory(acc, more_a, more_b)
+        close_products()
+        wait_products(0)
+        keep(acc, _SUMS)
+        row, column = int32(me // 32 * 16 + me % 32 // 4), int32(me % 4 * 2)
+        for j in range(PRODUCT_COLUMNS // 8):
+            for i in range(4):
+                r, c = int32(row + i // 2 * 8), int32(column + j * 8 + i % 2)
+                out[int32(r * PRODUCT_COLUMNS + c)] = acc[j * 4 + i]
+
+    return body
+
+
 _WARPGROUP = (("uint16", "uint16", "float32"), 128, 2 * _TILE + 128 * PRODUCT_COLUMNS + _ALIGNMENT, ("sm_90a",))
 
 BODIES: dict[str, tuple[Any, ...]] = {
@@ -207,4 +260,6 @@ BODIES: dict[str, tuple[Any, ...]] = {
     **{f"round-{kind}": (_rounding(kind), ("float32", "float32"), 32, 0, ()) for kind in narrow},
     **{f"wgmma-{kind}": (_warpgroup(kind), *_WARPGROUP) for kind in multiply_half},
     **{f"wgmma-turned-{kind}": (_warpgroup(kind, True), *_WARPGROUP) for kind in multiply_half},
+    "wgmma-tf32": (_warpgroup_tf32(False), ("float32",) * 3, *_WARPGROUP[1:]),
+    "wgmma-registers-tf32": (_warpgroup_tf32(True), ("float32",) * 3, *_WARPGROUP[1:]),
 }

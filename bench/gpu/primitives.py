@@ -154,6 +154,21 @@ def _check_warpgroup(kind: str, turned: bool = False) -> Callable[[Place, np.ran
     return check
 
 
+def _check_warpgroup_tf32(in_registers: bool = False) -> Callable[[Place, np.random.Generator], None]:
+    """Whole numbers; then powers of two and nearly one step of TF32 more, which of both operands is cut off, not rounded."""
+    powers, more = np.array([-8, -4, -2, -1, 0, 1, 2, 4, 8], "f4"), np.float32(1 + 2.0**-10 - 2.0**-23)
+
+    def check(place: Place, rng: np.random.Generator) -> None:
+        for make, factor in ((partial(whole, rng), np.float32(1)), (lambda *shape: rng.choice(powers, shape), more)):
+            a, b = make(64, 32), make(PRODUCT_COLUMNS, 32)
+            given = ((m * factor).reshape(-1) for m in (a.T if in_registers else a, b))
+            name = "wgmma-registers-tf32" if in_registers else "wgmma-tf32"
+            got = run(name, place, np.zeros(64 * PRODUCT_COLUMNS, "f4"), *given)
+            same(got.reshape(64, PRODUCT_COLUMNS), a @ b.T)
+
+    return check
+
+
 # By the compute capability that they need.
 CHECKS: dict[int, dict[str, Callable[[Place, np.random.Generator], None]]] = {
     70: {"loads and stores": check_copy, f"{DEEP // 1024} KB of shared memory": check_shared},
@@ -172,6 +187,8 @@ CHECKS: dict[int, dict[str, Callable[[Place, np.random.Generator], None]]] = {
         "wgmma bfloat16": _check_warpgroup("bfloat16"),
         "wgmma float16 transposed": _check_warpgroup("float16", turned=True),
         "wgmma bfloat16 transposed": _check_warpgroup("bfloat16", turned=True),
+        "wgmma TF32": _check_warpgroup_tf32(),
+        "wgmma TF32 from registers": _check_warpgroup_tf32(in_registers=True),
     },
 }
 

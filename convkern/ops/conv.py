@@ -157,8 +157,9 @@ def conv2d(
         Where to write the result; only with arrays.
     precision : "default", "strict", "tf32", "float16" or "bfloat16"
         "strict" admits only kernels that sum in the array's dtype. "tf32" also admits those that round the operands of a
-        product to 10 fraction bits, on GPUs; elsewhere it is the default. "float16" and "bfloat16" round the operands to
-        such halves and sum in float32: on tensor cores, and on the CPU, slower than without, in plain kernels.
+        product to 10 fraction bits or cut them off there, on GPUs; elsewhere it is the default. "float16" and "bfloat16"
+        round the operands to such halves and sum in float32: on tensor cores, and on the CPU, slower than without, in plain
+        kernels.
 
     Returns
     -------

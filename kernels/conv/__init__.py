@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cuda import half_only, tf32_only, warpgroup_only
+from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_parts, product_parts
 from ..residual import with_residual
@@ -52,6 +52,12 @@ def _cuda_halves(problem: Problem) -> int:
 
     last = problem.layout == "channels_last"
     return workspace_bytes(problem.direction, problem.spec, problem.dtype != "float32", last)
+
+
+def _cuda_warpgroup_tf32(problem: Problem) -> int:
+    from .half_products import workspace_bytes
+
+    return workspace_bytes(problem.direction, problem.spec, False, problem.layout == "channels_last", "tf32")
 
 
 def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
@@ -107,6 +113,17 @@ VARIANTS = (
     *(
         cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
         for kind in ("float16", "bfloat16")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
+    ),
+    *(
+        cuda_row(
+            "warpgroup_tf32",
+            direction,
+            f"conv.cuda_warpgroup_tf32.{direction}",
+            _cuda_warpgroup_tf32,
+            warpgroup_tf32_only,
+            "tf32",
+        )
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),

@@ -25,7 +25,7 @@ from importlib import import_module
 from typing import Any
 
 from ..variant import Problem, Variant, no_workspace
-from .tiles import WARPGROUP_COLUMNS
+from .tiles import TF32_COLUMNS, WARPGROUP_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
 
@@ -75,28 +75,35 @@ def warpgroup_only(kind: str) -> Callable[[Problem], str]:
     plain = half_only(kind)
 
     def refuses(problem: Problem) -> str:
-        from .launch import capability
-
-        if reason := plain(problem):
-            return reason
-        if (found := capability()) != 90:
-            return "needs compute capability 9.0" + ("" if found is None else f", here is {found / 10}")
-        spec = problem.spec
-        columns = (spec.c if problem.direction == "input_grad" else spec.k) // getattr(spec, "groups", 1)
-        return (
-            "" if columns >= WARPGROUP_COLUMNS else f"takes at least {WARPGROUP_COLUMNS} channels of results in a group"
-        )
+        return plain(problem) or _not_for_warpgroups(problem, WARPGROUP_COLUMNS)
 
     return refuses
 
 
+def warpgroup_tf32_only(problem: Problem) -> str:
+    """The refusal of the rows that multiply TF32 by warpgroups: as of :func:`tf32_only`, in both layouts, and more."""
+    reason = tf32_only(problem._replace(layout="nchw")) or _too_large(problem.spec)
+    return reason or _not_for_warpgroups(problem, TF32_COLUMNS)
+
+
+def _not_for_warpgroups(problem: Problem, least: int) -> str:
+    """Why Hopper's warpgroups cannot or should not multiply, which take at least so many columns."""
+    from .launch import capability
+
+    if (found := capability()) != 90:
+        return "needs compute capability 9.0" + ("" if found is None else f", here is {found / 10}")
+    spec = problem.spec
+    columns = (spec.c if problem.direction == "input_grad" else spec.k) // getattr(spec, "groups", 1)
+    return "" if columns >= least else f"takes at least {least} channels of results in a group"
+
+
 def _too_large(spec: Any) -> str:
-    """Why an array is too large once each group's channels are padded to a multiple of 8."""
+    """Why an array is too large once each group's channels are padded to a multiple of 8, or its pixels to one of 4."""
     groups = getattr(spec, "groups", 1)
     channels = groups * max(-(-c // groups // 8) * 8 for c in (spec.c, spec.k))
     pixels = spec.pixels if hasattr(spec, "pixels") else max(math.prod(spec.size), math.prod(spec.out))
     taps = math.prod(getattr(spec, "kernel", (1,)))
-    size = max(spec.n * pixels * channels, channels * channels * taps)
+    size = max(spec.n * -(-pixels // 4) * 4 * channels, channels * channels * taps)
     return "takes arrays of fewer than 2**31 elements with padded channels" if size > LARGEST else ""
 
 

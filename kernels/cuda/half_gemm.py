@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from .kernel import CudaKernel
 from .language import (
+    HALVES,
     close_copies,
     cuda,
     float32,
@@ -25,6 +26,7 @@ from .language import (
     load_turned,
     multiply_half,
     narrow,
+    nearest_tf32,
     shared_address,
     uint32,
     wait_copies,
@@ -43,13 +45,15 @@ def _as_it_is(value):
 
 
 def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
-    """Functions that turn an element as it is stored, "float32", "float16" or "bfloat16", to float32 and back."""
-    return (_as_it_is, _as_it_is) if stored == "float32" else (widen[stored], narrow[stored])
+    """Functions that turn an element as it is stored, "float32", "tf32", "float16" or "bfloat16", to float32 and back."""
+    if stored in HALVES:
+        return widen[stored], narrow[stored]
+    return _as_it_is, nearest_tf32 if stored == "tf32" else _as_it_is
 
 
 def pointer(stored: str) -> str:
     """The type of a pointer to such elements."""
-    return "float32" if stored == "float32" else "uint16"
+    return "uint16" if stored in HALVES else "float32"
 
 
 def half_kernel(

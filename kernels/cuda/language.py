@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import re
+
 from llvmlite import ir
 from numba import config, cuda, float32, int32, int64, types, uint16, uint32, uint64
 
 POINTERS = {name: types.CPointer(getattr(types, name)) for name in ("float32", "int64", "uint16")}
 POINTERS["table"] = POINTERS["int64"]
 HALVES = {"float16": "f16", "bfloat16": "bf16"}  # kernels hold both as the uint16 of their bits; PTX's names
+CHUNKS = {"float16": 8, "bfloat16": 8, "tf32": 4}  # operands of a kind in 16 bytes; those of TF32 are held as float32
 
 
 def inlined(function):
@@ -151,6 +154,17 @@ else:
         return types.uint32(types.float32), codegen
 
     @intrinsic
+    def nearest_tf32(typingctx, value):
+        """As :func:`round_tf32`, as a float32."""
+
+        def codegen(context, builder, signature, args):
+            i32, f32 = ir.IntType(32), ir.FloatType()
+            bits = _assembly(builder, i32, [f32], "cvt.rna.tf32.f32 $0, $1;", "=r,f", args, effect=False)
+            return builder.bitcast(bits, f32)
+
+        return types.float32(types.float32), codegen
+
+    @intrinsic
     def multiply_tf32(typingctx, a, b, c):
         """c + a · b for a 16 x 8 tile of c, 8 terms, on the tensor cores; each lane of the warp holds its fragments.
 
@@ -181,6 +195,15 @@ else:
             return builder.ptrtoint(first, ir.IntType(32))
 
         return types.uint32(room), codegen
+
+    @intrinsic
+    def load_word(typingctx, address):
+        """The 4 bytes at a byte address in shared memory; in 64 bits, where no sum can wrap, constants become part of it."""
+
+        def codegen(context, builder, signature, args):
+            return builder.load(builder.inttoptr(args[0], ir.PointerType(ir.IntType(32), 3)), align=4)
+
+        return types.uint32(types.uint64), codegen
 
     @intrinsic
     def copy16_async(typingctx, to, source, position, inside):
@@ -328,34 +351,65 @@ else:
 
         return types.void(acc, count), codegen
 
+    @intrinsic
+    def hold(typingctx, words, count):
+        """Up to here the first ``count`` words, a constant, stay in their registers, and no others take these."""
+        if not isinstance(count, types.IntegerLiteral):
+            raise RequireLiteralValue(count)
+
+        def codegen(context, builder, signature, args):
+            values = [builder.load(place) for place in _places(context, builder, words, args[0], count.literal_value)]
+            constraints = ",".join(["r"] * len(values) + ["~{memory}"])
+            _assembly(builder, ir.VoidType(), [value.type for value in values], "", constraints, values)
+            return context.get_dummy_value()
+
+        return types.void(words, count), codegen
+
     def warpgroup_product(kind, columns, turned=False):
         """The function (sums, descriptor of a, descriptor of b) that starts adding a product of 64 rows to local sums.
 
-        Both operands lie in shared memory in the 128-byte swizzle: along their 16 terms, or ``turned``, across them.
+        Both operands lie in shared memory in the 128-byte swizzle: along their 16 terms, 8 of TF32, or of halves ``turned``,
+        across them. Of float32 the hardware leaves the last 13 bits out, which cuts the fraction off after 10.
         """
-        count, name = columns // 2, HALVES[kind]
+        flags = "" if kind == "tf32" else f", {int(turned)}, {int(turned)}"
+        return _warpgroup_product(kind, columns, ["l"], "$0", flags)
+
+    def warpgroup_product_of_registers(columns):
+        """The same of TF32 for the 64 x 8 operand a in registers: the function (sums, its four, descriptor of b).
+
+        With g = lane div 4 and t = lane mod 4 a lane has, of its warp's 16 rows, g, g + 8, g, g + 8 in columns t, t, t + 4,
+        t + 4; registers are kept until the product has been waited for.
+        """
+        return _warpgroup_product("tf32", columns, ["r"] * 4, "{$0,$1,$2,$3}", "")
+
+    def _warpgroup_product(kind, columns, left, left_text, flags):
+        """``left``: the constraints of what a comes in, ``left_text`` how PTX writes them, numbered from 0."""
+        count, name = columns // 2, HALVES.get(kind, kind)
         registers = ",".join(f"${i}" for i in range(count))
+        numbered = re.sub(r"\d+", lambda found: str(count + int(found[0])), left_text)
         text = (
-            f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{name}.{name} "
-            f"{{{registers}}}, ${count}, ${count + 1}, 1, 1, 1, {int(turned)}, {int(turned)};"
+            f"wgmma.mma_async.sync.aligned.m64n{columns}k{2 * CHUNKS[kind]}.f32.{name}.{name} "
+            f"{{{registers}}}, {numbered}, ${count + len(left)}, 1, 1, 1{flags};"
         )
-        constraints = ",".join(["=f"] * count + ["l", "l"] + [str(i) for i in range(count)])
+        constraints = ",".join(["=f"] * count + left + ["l"] + [str(i) for i in range(count)])
 
         @intrinsic
         def multiply(typingctx, acc, a, b):
             def codegen(context, builder, signature, args):
                 i64, f32 = ir.IntType(64), ir.FloatType()
+                held = [args[1]] if left == ["l"] else cgutils.unpack_tuple(builder, args[1])
                 places = _places(context, builder, acc, args[0], count)
                 before = [builder.load(place) for place in places]
                 result = _assembly(
-                    builder, ir.LiteralStructType([f32] * count), [i64, i64] + [f32] * count, text, constraints,
-                    [args[1], args[2], *before],
+                    builder, ir.LiteralStructType([f32] * count), [value.type for value in held] + [i64] + [f32] * count,
+                    text, constraints, [*held, args[2], *before],
                 )  # fmt: skip
                 for i, place in enumerate(places):
                     builder.store(builder.extract_value(result, i), place)
                 return context.get_dummy_value()
 
-            return types.void(acc, types.uint64, types.uint64), codegen
+            kinds = types.uint64 if left == ["l"] else types.UniTuple(types.uint32, len(left))
+            return types.void(acc, kinds, types.uint64), codegen
 
         return multiply
 
@@ -367,6 +421,7 @@ def thread():
 
 
 __all__ = [
+    "CHUNKS",
     "HALVES",
     "POINTERS",
     "anew",

@@ -1,12 +1,13 @@
-"""How a slice of an operand of halves comes to shared memory: 16 bytes at a time, asynchronously, into swizzled lines.
+"""How a slice of an operand comes to shared memory: 16 bytes at a time, asynchronously, into swizzled lines.
 
-A slice has 64 terms t. An operand whose memory runs along t lies in *rows*: line m holds the 64 terms of row m, 128 bytes.
-One whose memory runs along m lies in *columns*: line t holds up to 64 neighbouring m; panels of 64 m stand one behind the
-other.
+A slice has 64 terms t of halves, 32 of float32. An operand whose memory runs along t lies in *rows*: line m holds the terms
+of row m, 128 bytes. One whose memory runs along m lies in *columns*: line t holds up to 128 bytes of neighbouring m; panels
+of so many m stand one behind the other.
 
 Of a line's 16-byte chunks, chunk c of line l lies at c xor (l mod 8). So the eight lines whose chunks one ldmatrix phase
 reads, and the eight chunks that one phase of copies writes, fall into all 32 banks once: no bank conflicts. It is also the
-128-byte swizzle of wgmma's descriptors.
+128-byte swizzle of wgmma's descriptors. Columns of float32 are read by lanes, each a single element (:mod:`.warpgroup_gemm`),
+of four lines and of eight m: there chunk c of line l lies at c xor 2 · (l mod 4).
 
 Where an element lies in memory is the sum of what m says and of what t says: (offset, down, across), of which down and across
 together say whether it lies in its picture or in the padding.
@@ -49,9 +50,11 @@ class Panel(NamedTuple):
     copy: Callable  # (source, to, coming, last, group, me, geometry, offsets, downs, acrosses): start copying a slice
 
 
-def make_panel(operand: Operand, width: int, threads: int) -> Panel:
-    """The copying of slices of ``width`` values of m."""
-    return (_rows if operand.along_terms else _columns)(operand, width, threads)
+def make_panel(operand: Operand, width: int, threads: int, elements: int = CHUNK) -> Panel:
+    """The copying of slices of ``width`` values of m, of which 16 bytes are so many ``elements``."""
+    if operand.along_terms:
+        return _rows(operand, width, threads, elements)
+    return _columns(operand, width, threads) if elements == CHUNK else _columns_of_floats(operand, width, threads)
 
 
 @inlined
@@ -62,7 +65,7 @@ def _meets(offset, down, across, shift, below, beside, height, width, padded):
     return offset >= 0
 
 
-def _rows(operand: Operand, width: int, threads: int) -> Panel:
+def _rows(operand: Operand, width: int, threads: int, elements: int) -> Panel:
     by_row, by_term, padded, _ = operand
     apart, copies = threads // 8, width * 8 // threads  # lines between a thread's copies, and their number
 
@@ -78,7 +81,7 @@ def _rows(operand: Operand, width: int, threads: int) -> Panel:
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
         line, chunk = me // uint32(8), me % uint32(8)
-        t = int32(coming + int32(chunk) * CHUNK)
+        t = int32(coming + int32(chunk) * elements)
         shift, below, beside = by_term(group, t, geometry)
         place = uint32(to + line * uint32(128) + (chunk ^ (line % uint32(8))) * uint32(16))
         for i in range(copies):
@@ -121,3 +124,34 @@ def _columns(operand: Operand, width: int, threads: int) -> Panel:
             copy16_async(uint32(place + uint32(i * apart * line_bytes)), source, int32(offsets[0] + shift), inside)
 
     return Panel(1, width * 2 * HALF_STEP, line_bytes, begin, copy)
+
+
+def _columns_of_floats(operand: Operand, width: int, threads: int) -> Panel:
+    """Eight threads copy a line, of each panel a chunk each, and no thread has two lines: a term is asked but once."""
+    by_row, by_term, padded, _ = operand
+    panels, lines = width // 32, threads // 8
+    if lines != 32:
+        raise ValueError(f"columns of float32 are copied by 256 threads, got {threads}")
+
+    @inlined
+    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
+        for i in range(panels):
+            m = int32(first + int32(me % uint32(8)) * 4 + i * 32)
+            if m < limit:
+                offsets[i], downs[i], acrosses[i] = by_row(group, m, geometry)
+            else:
+                offsets[i], downs[i], acrosses[i] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+
+    @inlined
+    def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
+        line, chunk = me // uint32(8), me % uint32(8)
+        t = int32(coming + int32(line))
+        shift, below, beside = by_term(group, t, geometry)
+        place = uint32(to + line * uint32(128) + (chunk ^ (line % uint32(4) * uint32(2))) * uint32(16))
+        for i in range(panels):
+            inside = t < last and _meets(
+                offsets[i], downs[i], acrosses[i], shift, below, beside, geometry.height, geometry.width, padded
+            )
+            copy16_async(uint32(place + uint32(i * lines * 128)), source, int32(offsets[i] + shift), inside)
+
+    return Panel(panels, width * 128, 128, begin, copy)

@@ -47,6 +47,11 @@ WARPGROUP_TILES = (WarpTile(128, 128, 16, 128), WarpTile(128, 256, 16, 256))
 WARPGROUP_STAGES = 4
 WARPGROUP_COLUMNS = 65  # at least; the tiles for fewer are those of single warps
 HALF_STEP = 64
+# Products of TF32 by warpgroups: the same bytes are 32 terms. What is not rounded on the way is cut off, which costs in units
+# of float32's rounding at most 1 - (1 - 2^-10)^2.
+TF32_TILES = (WarpTile(128, 64, 16, 64), *WARPGROUP_TILES)
+TF32_COLUMNS = 33  # at least
+CUT_TF32_TERMS = 2**15
 HALF_STAGES = 3
 
 TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))

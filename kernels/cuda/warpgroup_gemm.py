@@ -1,4 +1,4 @@
-"""The product of halves of :mod:`.half_gemm` by Hopper's warpgroups (wgmma), compute capability 9.0.
+"""The product of :mod:`.half_gemm` by Hopper's warpgroups (wgmma), compute capability 9.0, for halves and for TF32.
 
 Four warps multiply 64 rows by all of the block's columns, reading both operands from shared memory by themselves and
 going on while the next slices are copied. The slices lie as in :mod:`.panels`, which is what the descriptors call the
@@ -6,8 +6,12 @@ going on while the next slices are copied. The slices lie as in :mod:`.panels`, 
 thread waits for its copies, passes a proxy fence, and all meet at a barrier; a slice is copied over only when the product
 that read it is done, two turns later.
 
-Source: NVIDIA, "Parallel Thread Execution ISA", 9.7.15 (wgmma: matrix descriptors, fences, asynchronous proxy); CUTLASS,
-cute/atom/mma_traits_sm90_gmma.hpp (canonical layouts, by which descriptors name distances).
+TF32 is float32, whose last 13 bits the hardware leaves out. wgmma reads it in rows alone. Where a lies in columns, each lane
+loads its part of a slice to registers, which are the product's until it is done: so a slice waits for the one before, and
+its part is loaded to others meanwhile.
+
+Source: NVIDIA, "Parallel Thread Execution ISA", 9.7.15 (wgmma: matrix descriptors, fragments, fences, asynchronous proxy);
+CUTLASS, cute/atom/mma_traits_sm90_gmma.hpp (canonical layouts, by which descriptors name distances).
 """
 
 from __future__ import annotations
@@ -17,13 +21,16 @@ from collections.abc import Callable
 from .half_gemm import ALIGNMENT, aligned, make_finish, pointer
 from .kernel import CudaKernel
 from .language import (
+    CHUNKS,
     close_copies,
     close_products,
     cuda,
     float32,
+    hold,
     inlined,
     int32,
     keep,
+    load_word,
     open_products,
     share_writes,
     uint32,
@@ -31,6 +38,7 @@ from .language import (
     wait_copies,
     wait_products,
     warpgroup_product,
+    warpgroup_product_of_registers,
 )
 from .panels import Operand, make_panel
 from .tiles import HALF_STEP, WARPGROUP_STAGES, Grid, WarpTile
@@ -38,6 +46,7 @@ from .tiles import HALF_STEP, WARPGROUP_STAGES, Grid, WarpTile
 # Of a descriptor: swizzle mode 128 bytes, 1024 bytes from eight lines to the next eight; the start goes in its lowest bits.
 # In columns also the bytes from one panel of 64 to the next.
 DESCRIPTOR = 1 << 62 | 1024 // 16 << 32
+WORDS = 16  # of a lane's part of a slice of a
 IN_ROWS, IN_COLUMNS = DESCRIPTOR | 1 << 16, DESCRIPTOR | HALF_STEP * 128 // 16 << 16
 
 
@@ -45,23 +54,28 @@ def warpgroup_kernel(
     name: str, kind: str, tile: WarpTile, a: Operand, b: Operand, place: Callable, geometry: type, stored: str,
     added: bool = False,
 ) -> CudaKernel:  # fmt: skip
-    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile; parameters as of :func:`.half_gemm.half_kernel`."""
-    if a.along_terms != b.along_terms:
-        raise ValueError(f"{name}: both operands lie in rows or both in columns")
+    """The kernel (a, b, bias, residual, c, geometry, grid) for one tile; parameters as of :func:`.half_gemm.half_kernel`.
+
+    kind may be "tf32" as well: then a and b are float32, and b lies in rows.
+    """
+    if not b.along_terms if kind == "tf32" else a.along_terms != b.along_terms:
+        raise ValueError(f"{name}: of TF32 b lies in rows; of halves both operands lie in rows or both in columns")
     rows, columns, _, _ = tile
     threads, stages, ahead = tile.threads, WARPGROUP_STAGES, WARPGROUP_STAGES - 2
     across, sums, waiting = columns // 8, columns // 2, ahead - 1
-    in_a, in_b = make_panel(a, rows, threads), make_panel(b, columns, threads)
+    step = 8 * CHUNKS[kind]
+    in_a, in_b = (make_panel(*given, threads, CHUNKS[kind]) for given in ((a, rows), (b, columns)))
     begin_a, copy_a, begin_b, copy_b = in_a.begin, in_a.copy, in_b.begin, in_b.copy
     sides_a, sides_b, size_a, stage = in_a.sides, in_b.sides, in_a.nbytes, in_a.nbytes + in_b.nbytes
-    multiply = warpgroup_product(kind, columns, turned=not a.along_terms)
-    # Of 16 terms: 32 bytes of a line, or 16 lines; in a descriptor's units of 16 bytes.
-    layout, forth = (IN_ROWS, 2) if a.along_terms else (IN_COLUMNS, 128)
+    # Without operands in registers these words are never used, and the compiler leaves them out.
+    in_registers = kind == "tf32" and not a.along_terms
+    add_slice = _slice_of_registers(columns) if in_registers else _slice(kind, columns, a.along_terms)
     finish_tile = make_finish(place, stored, 1, across, added)
 
     def body(a, b, bias, residual, c, geometry, grid):
         room = cuda.shared.array(0, float32)
         acc = cuda.local.array(sums, float32)
+        part_a, next_a = cuda.local.array(WORDS, uint32), cuda.local.array(WORDS, uint32)
         offsets_a, downs_a, acrosses_a = (
             cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32), cuda.local.array(sides_a, int32),
         )  # fmt: skip
@@ -82,31 +96,39 @@ def warpgroup_kernel(
         mine = me // uint32(128) * uint32(64 * 128)  # this warpgroup's 64 lines of a, or its panel
         for i in range(sums):
             acc[i] = float32(0)
+        for i in range(WORDS):
+            next_a[i] = uint32(0)
         filling, reading = uint32(0), uint32(0)  # bytes of stages
         coming, turn = first, int32(-ahead)
-        while first + turn * HALF_STEP < last:
+        while first + turn * step < last:
+            if in_registers:
+                for i in range(WORDS):
+                    part_a[i], next_a[i] = next_a[i], uint32(0)
             if turn >= 0:
-                wait_copies(waiting)
-                share_writes()
-                cuda.syncthreads()
-                from_a = descriptor(uint32(base + reading + mine), layout)
-                from_b = descriptor(uint32(base + reading + uint32(size_a)), layout)
-                keep(acc, sums)
-                open_products()
-                for k in range(HALF_STEP // 16):
-                    multiply(acc, uint64(from_a + uint64(forth * k)), uint64(from_b + uint64(forth * k)))
-                close_products()
-                wait_products(1)
+                if not in_registers:
+                    wait_copies(waiting)
+                    share_writes()
+                    cuda.syncthreads()
+                at_a, at_b = uint32(base + reading + mine), uint32(base + reading + uint32(size_a))
+                add_slice(acc, part_a, at_a, at_b)
                 reading = uint32(0) if reading == uint32((stages - 1) * stage) else uint32(reading + uint32(stage))
             if coming < last:  # start copying a slice
                 to = uint32(base + filling)
                 copy_a(a, to, coming, last, group, me, geometry, offsets_a, downs_a, acrosses_a)
                 to = uint32(to + uint32(size_a))
                 copy_b(b, to, coming, last, group, me, geometry, offsets_b, downs_b, acrosses_b)
-                coming = int32(coming + HALF_STEP)
+                coming = int32(coming + step)
                 filling = uint32(0) if filling == uint32((stages - 1) * stage) else uint32(filling + uint32(stage))
             close_copies()
             turn = int32(turn + 1)
+            if in_registers:
+                if turn >= 0 and first + turn * step < last:
+                    wait_copies(waiting)
+                    share_writes()
+                    cuda.syncthreads()
+                    load_part(next_a, uint32(base + reading + mine), me)
+                wait_products(0)
+                hold(part_a, WORDS)
         wait_products(0)
         keep(acc, sums)
         lane, warp = me % uint32(32), me // uint32(32)
@@ -114,8 +136,59 @@ def warpgroup_kernel(
         j0 = int32(j0 + int32(lane % uint32(4) * uint32(2)))
         finish_tile(acc, bias, residual, c, part, group, m, j0, geometry, grid)
 
-    kinds = ("uint16", "uint16", *(pointer(stored),) * 3, geometry, Grid)
+    kinds = (pointer(kind), pointer(kind), *(pointer(stored),) * 3, geometry, Grid)
     return CudaKernel(name, body, kinds, threads, stages * stage + ALIGNMENT, targets=("sm_90a",))
+
+
+def _slice(kind: str, columns: int, in_rows: bool) -> Callable:
+    """The function (sums, words of a, where a's slice begins, where b's): start a slice's products, wait for those before.
+
+    The words are left alone.
+    """
+    multiply, sums = warpgroup_product(kind, columns, turned=not in_rows), columns // 2
+    # From product to product: 32 bytes of a line, or 16 lines; in a descriptor's units of 16 bytes.
+    layout, forth = (IN_ROWS, 2) if in_rows else (IN_COLUMNS, 128)
+
+    @inlined
+    def add_slice(acc, part_a, at_a, at_b):
+        from_a, from_b = descriptor(at_a, layout), descriptor(at_b, layout)
+        keep(acc, sums)
+        open_products()
+        for k in range(4):
+            multiply(acc, uint64(from_a + uint64(forth * k)), uint64(from_b + uint64(forth * k)))
+        close_products()
+        wait_products(1)
+
+    return add_slice
+
+
+def _slice_of_registers(columns: int) -> Callable:
+    """The same, by the words of a that :func:`load_part` loaded, without the wait."""
+    multiply, sums = warpgroup_product_of_registers(columns), columns // 2
+
+    @inlined
+    def add_slice(acc, part_a, at_a, at_b):
+        from_b = descriptor(at_b, IN_ROWS)
+        keep(acc, sums)
+        open_products()
+        for k in range(4):
+            words = part_a[4 * k], part_a[4 * k + 1], part_a[4 * k + 2], part_a[4 * k + 3]
+            multiply(acc, words, uint64(from_b + uint64(2 * k)))
+        close_products()
+
+    return add_slice
+
+
+@inlined
+def load_part(words, at_a, me):
+    """A lane's part of a slice of a in columns of float32 (:mod:`.panels`): of 8 terms two rows of term t, then of t + 4."""
+    warp, g, t = me // uint32(32) % uint32(4), me % uint32(32) // uint32(4), me % uint32(4)
+    chunk = (warp % uint32(2) * uint32(4) + g // uint32(4)) ^ (t * uint32(2))
+    near = uint32(at_a + warp // uint32(2) * uint32(32 * 128) + t * uint32(128) + chunk * uint32(16))
+    near = uint32(near + g % uint32(4) * uint32(4))
+    above, below = uint64(near), uint64(near ^ uint32(32))  # eight rows further down, two chunks on
+    for k in range(8):
+        words[2 * k], words[2 * k + 1] = load_word(above + uint64(512 * k)), load_word(below + uint64(512 * k))
 
 
 @inlined

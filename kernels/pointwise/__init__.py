@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cuda import half_only, warpgroup_only
+from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import product_parts
 from ..residual import with_residual
@@ -29,6 +29,13 @@ def _cuda_halves(problem: Problem) -> int:
     from .grid import as_convolution
 
     return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
+
+
+def _cuda_warpgroup_tf32(problem: Problem) -> int:
+    from ..conv.half_products import workspace_bytes
+    from .grid import as_convolution
+
+    return workspace_bytes(problem.direction, as_convolution(problem.spec), False, kind="tf32")
 
 
 _CPU = (
@@ -58,6 +65,17 @@ VARIANTS = (
     *(
         cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
         for kind in ("float16", "bfloat16")
+        for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
+    ),
+    *(
+        cuda_row(
+            "warpgroup_tf32",
+            direction,
+            f"pointwise.cuda_warpgroup_tf32.{direction}",
+            _cuda_warpgroup_tf32,
+            warpgroup_tf32_only,
+            "tf32",
+        )
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),

@@ -1,8 +1,8 @@
 """wgmma: matrix products of a warpgroup (four warps), which read shared memory by themselves and go on by themselves.
 
 A product reads its operands, and its sums hold nothing, until its group has been waited for; what is found to touch them
-before is a fault. Operands are read through the asynchronous proxy: who wrote them must have passed a proxy fence, and
-then a barrier.
+before is a fault. Operands in shared memory are read through the asynchronous proxy: who wrote them must have passed a proxy
+fence, and then a barrier. TF32's first operand may be in registers, which are touched no more than sums.
 
 Operands lie in the 128-byte swizzle: lines of 128 bytes, eight of them a pattern of 1024 whose 16-byte chunks c of
 line r lie at c xor r. The descriptor holds the start, the swizzle mode and distances of patterns. K-major a line is a row of
@@ -39,7 +39,9 @@ class Products:
             name
             for instruction in machine.program.code
             if instruction.parts[:2] == ("wgmma", "mma_async")
-            for name in _names(instruction.operands[0])
+            for operand in instruction.operands[:2]  # sums, and what may be a descriptor or the registers of an operand
+            if operand.startswith("{")
+            for name in _names(operand)
         }
         count = machine.lanes.count // 128 if self.registers else 0
         # For each warpgroup: closed groups, each a list of words read, then the open one.
@@ -65,14 +67,12 @@ class Products:
         return self._groups(mask)
 
     def reader(self, register: str) -> Any:
-        """Reading a sum, which must have been waited for."""
+        """Reading a sum or an operand's register, which must have been waited for."""
 
         def read() -> np.ndarray:
             groups = self._groups(self.machine.mask)
             if (self.until[register][groups] > self.done[groups]).any():
-                raise Fault(
-                    f"{register} is read while a matrix product that adds to it is under way: a wait is missing"
-                )
+                raise Fault(f"{register} is read while a matrix product that has it is under way: a wait is missing")
             return self.machine.registers[register]
 
         return read
@@ -80,7 +80,7 @@ class Products:
     def overwritten(self, register: str, mask: np.ndarray | None) -> None:
         groups = self._groups(mask)
         if (self.until[register][groups] > self.done[groups]).any():
-            raise Fault(f"{register} is written while a matrix product that adds to it is under way: a wait is missing")
+            raise Fault(f"{register} is written while a matrix product that has it is under way: a wait is missing")
         self.touched[register][groups] = True
 
     def fence(self, mask: np.ndarray | None) -> None:
@@ -166,6 +166,14 @@ def _operand(
     return values.T if turned else values
 
 
+def _fragments(machine: Machine, names: list[str]) -> np.ndarray:
+    """The numbers (warpgroup, 64 rows, 8 terms) of an operand in registers: rows g, g + 8 of term t, then of t + 4."""
+    bits = np.stack([machine.over_lanes(machine.registers[name]) for name in names])
+    # (far term, lower row, warpgroup, warp, g, t) -> (warpgroup, warp, lower row, g, far term, t)
+    bits = bits.reshape(2, 2, -1, 4, 8, 4).transpose(2, 3, 1, 4, 0, 5).reshape(-1, ROWS, 8)
+    return _values(np.ascontiguousarray(bits).view(np.uint32), "tf32")
+
+
 def _multiply(machine: Machine, instruction: Instruction) -> Step:
     """d = a · b + d for 64 rows; a thread's sums are rows g and g + 8 of its warp's 16, two columns of every eight."""
     products, parts, text = machine.products, instruction.parts, f"wgmma {'.'.join(instruction.parts[4:])}"
@@ -179,27 +187,39 @@ def _multiply(machine: Machine, instruction: Instruction) -> Step:
     columns, kind, names = int(shape[1]), parts[6], _names(instruction.operands[0])
     if len(names) != columns // 2 or kind not in ("f16", "bf16", "tf32"):
         raise NotImplementedError(instruction.text)
-    a, b = (machine.reader(operand, np.uint64) for operand in instruction.operands[1:3])
+    if int(shape[2]) != (8 if kind == "tf32" else 16):
+        raise NotImplementedError(instruction.text)
+    left = _names(instruction.operands[1]) if instruction.operands[1].startswith("{") else []
+    if left and (kind != "tf32" or len(left) != 4):
+        raise NotImplementedError(instruction.text)
+    described = instruction.operands[2 if left else 1 : 3]
+    sources = [machine.reader(operand, np.uint64) for operand in described]
     adds = machine.reader(instruction.operands[3], np.bool_)
 
     def step(mask: Any) -> None:
-        descriptors = [machine.over_lanes(source()).reshape(-1, 128) for source in (a, b)]
+        descriptors = [machine.over_lanes(source()).reshape(-1, 128) for source in sources]
+        given = _fragments(machine, left) if left else None
         kept = machine.over_lanes(adds()).reshape(-1, 128)
         sums = np.stack([machine.registers[name] for name in names]).reshape(columns // 2, -1, 128).copy()
         for group in products.whole_groups(mask, instruction):
             if any((d[group] != d[group, 0]).any() for d in (*descriptors, kept)):
                 raise Fault(f"{text}: its operands differ among the lanes of a warpgroup")
-            if any(products.touched[name][group] for name in names):
+            if any(products.touched[name][group] for name in names + left):
                 raise Fault(f"{text}: its registers were written without a wgmma.fence since")
-            left, right = (
+            *first, second = (
                 _operand(products, group, int(d[group, 0]), size, turn, kind, text)
-                for d, size, turn in zip(descriptors, (ROWS, columns), turned or (False, False), strict=True)
+                for d, size, turn in zip(
+                    descriptors,
+                    (ROWS, columns)[-len(descriptors) :],
+                    turned or (False,) * len(descriptors),
+                    strict=True,
+                )
             )
-            product = left @ right.T
+            product = (first[0] if given is None else given[group]) @ second.T
             # (warp, half, g, eight columns, t, neighbour) -> (register, lane)
             product = product.reshape(4, 2, 8, columns // 8, 4, 2).transpose(3, 1, 5, 0, 2, 4).reshape(-1, 128)
             sums[:, group] = product + (sums[:, group] if kept[group, 0] else 0)
-            for name in names:
+            for name in names + left:
                 products.until[name][group] = products.done[group] + len(products.queue[group])
         for name, values in zip(names, sums.reshape(columns // 2, -1), strict=True):
             machine.registers[name] = values
