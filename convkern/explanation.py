@@ -80,7 +80,8 @@ class Explanation(list[Step]):
             if row.name == step.row.name:
                 verdict = f"chosen: {step.why}"
             else:
-                verdict = f"refused: {reason}" if reason else "possible, not chosen"
+                possible = f"possible, {row.slower(step.problem) or 'not chosen'}"
+                verdict = f"refused: {reason}" if reason else possible
             if row.accuracy != "exact" and not reason:
                 verdict += f"; {row.accuracy}, fewer multiplications than the definition, whose are counted here"
             lines.append(f"  {row.name:<12} {_speed(step, row.name, calibration)}{verdict}")

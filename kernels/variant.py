@@ -32,6 +32,11 @@ class Problem(NamedTuple):
         return None if count is None else 2 * count
 
 
+def never(problem: Problem) -> str:
+    """No other row is known to be faster."""
+    return ""
+
+
 class Variant(NamedTuple):
     """One row: an algorithm for one direction of one operation on one device.
 
@@ -50,6 +55,9 @@ class Variant(NamedTuple):
         the stated bound.
     tunables : dict
         Tile sizes and thresholds, with the host they were measured on.
+    slower : callable
+        ``slower(problem)`` names, for a problem that the row can take, another row that is expected to be faster; "" when
+        there is none. Such a row is taken only where it was measured to be the fastest.
     """
 
     name: str
@@ -60,6 +68,7 @@ class Variant(NamedTuple):
     workspace: Callable[[Problem], int]
     accuracy: str = "exact"
     tunables: Mapping[str, Any] = MappingProxyType({})
+    slower: Callable[[Problem], str] = never
 
 
 def no_workspace(problem: Problem) -> int:

@@ -244,6 +244,25 @@ def test_explain_an_operation(table):
     ]
 
 
+def test_rows_that_are_expected_to_be_slower_are_told_and_left(table):
+    """They can run: a fixed plan or a measurement takes them."""
+    later = row("later")._replace(slower=lambda problem: "")
+    table(
+        row("slow")._replace(slower=lambda problem: "expected at 2.00 times the later row's time"), later, row("last")
+    )
+    (step,) = steps = ck.explain(ck.conv2d, X, W, measure=True)
+    assert step.row.name == plan.expected(step.problem).name == "later"
+    assert list(step.times) == ["slow", "later", "last"]
+    lines = [line.rpartition("%")[2].strip() for line in str(steps).splitlines()[3:]]
+    assert lines == [
+        "possible, expected at 2.00 times the later row's time", "chosen: expected to be the fastest",
+        "possible, not chosen",
+    ]  # fmt: skip
+    plan.use({plan.key(step.problem): "slow"})
+    assert plan.plan(step.problem).name == "slow"
+    assert plan.expected(step.problem).name == "later"
+
+
 def test_explain_says_who_chose(table):
     problem = a_problem()
     table(row("first"), row("second"))

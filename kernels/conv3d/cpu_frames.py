@@ -36,11 +36,12 @@ class Work(NamedTuple):
 
 
 def row_for(problem: Problem, exact: bool) -> Variant:
-    """The first row of the two-dimensional table that takes a problem."""
+    """The row of the two-dimensional table that is expected to be the fastest."""
     if exact:
         problem = problem._replace(precision="strict")  # so that no row leaves it to Winograd's
     rows = (r for r in conv.VARIANTS if r.direction == problem.direction and r.device == problem.device)
-    return next(r for r in rows if (r.accuracy == "exact" or not exact) and not r.refuses(problem))
+    taking = (r for r in rows if (r.accuracy == "exact" or not exact) and not r.refuses(problem))
+    return next(r for r in taking if not r.slower(problem))
 
 
 @lru_cache(maxsize=1024)
