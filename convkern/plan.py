@@ -103,14 +103,15 @@ def _why(problem: Problem) -> str:
         return "fixed by the plan in use"
     from .kernels.variant import never
 
-    reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device)}
+    candidates = rows(problem.operation, problem.direction, problem.device)
+    reasons = {row.name: refusal(row, problem) for row in candidates}
     if _tuned_row(problem, reasons) is not None:
         return "the fastest that 'convkern tune' measured on this host"
-    return (
-        "expected to be the fastest"
-        if plan(problem).slower is not never
-        else "the first row of the table that takes it"
-    )
+    row = plan(problem)
+    first = next(candidate for candidate in candidates if not reasons[candidate.name])
+    if row.slower is never and row is first:
+        return "the first row of the table that takes it"
+    return "expected to be the fastest"
 
 
 def expected(problem: Problem) -> Variant:

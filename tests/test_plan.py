@@ -261,6 +261,9 @@ def test_rows_that_are_expected_to_be_slower_are_told_and_left(table):
     plan.use({plan.key(step.problem): "slow"})
     assert plan.plan(step.problem).name == "slow"
     assert plan.expected(step.problem).name == "later"
+    plan._fixed.clear()
+    table(row("slow")._replace(slower=lambda problem: "expected at twice the time"), row("plain"))
+    assert plan.why(step.problem) == "expected to be the fastest"
 
 
 def test_explain_says_who_chose(table):
