@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convkern.bench.cases import CONVS, GRADIENTS
+from convkern.bench.cases import CONVS, GRADIENTS, LAYERS
+from convkern.bench.gpu import clock, rows
 from convkern.device import gpu
 
 from . import fake_cupy
@@ -189,6 +192,18 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
     assert names == wanted | (extra if name == "pointwise" else set())
     assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
+
+
+def test_copies_of_every_layer_flow_past_the_cache():
+    """At the smallest inputs too, those of halves, on a device with 60 MB of second-level cache."""
+    cache = 60 << 20
+    for layer in LAYERS:
+        spec = dataclasses.replace(layer, n=rows.BATCH).spec()
+        nbytes = 2 * (math.prod(spec.x_shape) + math.prod(spec.y_shape))
+        count = clock.copies_for(nbytes, cache)
+        assert count >= 2
+        assert count * nbytes >= 2 * cache
+        assert count * nbytes <= max(2 * cache + nbytes, 2 * nbytes)
 
 
 def test_times_are_judged_beside_the_same_layout_and_the_better_one():
