@@ -37,6 +37,11 @@ def never(problem: Problem) -> str:
     return ""
 
 
+def as_defined(problem: Problem) -> int | None:
+    """The definition's arithmetic."""
+    return problem.operations
+
+
 class Variant(NamedTuple):
     """One row: an algorithm for one direction of one operation on one device.
 
@@ -58,6 +63,8 @@ class Variant(NamedTuple):
     slower : callable
         ``slower(problem)`` names, for a problem that the row can take, another row that is expected to be faster; "" when
         there is none. Such a row is taken only where it was measured to be the fastest.
+    operations : callable
+        ``operations(problem)`` counts the row's own arithmetic, a multiply-add as two; None where nothing is worth counting.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Variant(NamedTuple):
     accuracy: str = "exact"
     tunables: Mapping[str, Any] = MappingProxyType({})
     slower: Callable[[Problem], str] = never
+    operations: Callable[[Problem], int | None] = as_defined
 
 
 def no_workspace(problem: Problem) -> int:

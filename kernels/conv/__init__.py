@@ -8,7 +8,7 @@ from typing import Any
 from ..cuda import half_only, tf32_only, warpgroup_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_parts, product_parts
-from ..variant import Problem, Variant, cpu_only, never, no_workspace
+from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
     costs,
     cpu_channels,
@@ -59,7 +59,8 @@ def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Var
     refuses = partial(costs.refuses, name) if counted else module.refuses
     slower = partial(costs.slower, name) if counted else never
     run, workspace = getattr(module, direction), module.workspace_bytes
-    return Variant(name, direction, "cpu", refuses, run, workspace, accuracy, slower=slower)
+    operations = cpu_winograd.operations if name == "winograd" else as_defined
+    return Variant(name, direction, "cpu", refuses, run, workspace, accuracy, slower=slower, operations=operations)
 
 
 VARIANTS = (

@@ -56,6 +56,14 @@ def work(spec: Conv3dSpec, direction: str, dtype: str, exact: bool) -> Work:
     return Work(frames, flat, row_for(Problem("conv", direction, "cpu", dtype, "default", flat), exact))
 
 
+def operations(problem: Problem) -> int | None:
+    """Arithmetic of the two-dimensional row over all blocks."""
+    made = work(problem.spec, problem.direction, problem.dtype, False)
+    blocks = problem.spec.n * problem.spec.out[0] // made.frames
+    flat = made.row.operations(Problem("conv", problem.direction, "cpu", problem.dtype, "default", made.spec))
+    return None if flat is None else blocks * flat
+
+
 def refuses_winograd(problem: Problem) -> str:
     """Takes what the two-dimensional table gives to Winograd's algorithm."""
     if reason := cpu_only(problem):
