@@ -378,6 +378,7 @@ def test_nothing_mixes(cupy):
         lambda: nn.functional.cross_entropy(there, np.array([0, 1])), lambda: norm(there.reshape(1, 2, 2, 1)),
         lambda: there.copy_(here), lambda: there.__setitem__(0, here[0]), lambda: ops.mse_loss(here, there),
         lambda: (there.requires_grad_() * 1).sum().backward(np.ones((), "f4")),
+        lambda: there[np.array([0, 1])], lambda: here[:, cupy.array([0, 1])], lambda: there[ck.Tensor(np.array([0, 1]))],
     ):  # fmt: skip
         with pytest.raises(
             TypeError, match=r"arrays must live on one device, got .*(cuda \(CuPy\).*cpu \(NumPy\)|cpu.*cuda)"
