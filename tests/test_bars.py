@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import convkern as ck
 from convkern import plan
 from convkern.bench import cases
 from convkern.bench.cases import Case, PointwiseCase
+from convkern.kernels.threads import workspace
 from convkern.kernels.variant import Problem
 
 MIB = 1 << 20
@@ -156,6 +160,35 @@ def test_forked_children_compute_under_every_threading_layer_of_numba(layer):
         module = f"numba.np.ufunc.{layer}pool"
         pytest.importorskip(module, reason=f"the {layer} layer is not installed", exc_type=ImportError)
     assert run(FORK, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2") == layer
+
+
+# --- the host's part
+
+
+def own_seconds(call: Callable[[], object], calls: int = 200, turns: int = 50) -> float:
+    """This thread's own time for a call, the best of many turns: other processes add none."""
+    best = float("inf")
+    for _ in range(turns):
+        began = time.thread_time()
+        for _ in range(calls):
+            call()
+        best = min(best, (time.thread_time() - began) / calls)
+    return best
+
+
+@pytest.mark.alone
+def test_a_call_costs_at_most_30_microseconds_beside_its_kernel(threads):
+    """A layer of four pixels: checking, planning, allocating and recording, over the bare row."""
+    threads(1)
+    x, w = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    with plan.traced() as steps:
+        y = ck.conv2d(x, w)
+    ((problem, row),) = steps
+    scratch, none = workspace(row.workspace(problem)), np.empty(0, np.float32)
+    kernel = own_seconds(lambda: row.run(x, w, none, problem.spec, scratch, y))
+    weight = ck.tensor(w, requires_grad=True)
+    for call in (lambda: ck.conv2d(x, w), lambda: ck.conv2d(x, weight)):
+        assert 0 < own_seconds(call) - kernel < 30e-6
 
 
 # --- scratch
