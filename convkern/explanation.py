@@ -74,16 +74,19 @@ class Explanation(list[Step]):
     def _lines(self, step: Step) -> list[str]:
         calibration = self.calibrations[step.problem.dtype]
         times = f", met {step.runs} times" if step.runs > 1 else ""
-        lines = [plan.key(step.problem) + times, "  " + _limits(step, calibration)]
+        lines = [plan.key(step.problem) + times, "  " + _limits(step, calibration), _head(step)]
         for row in step.candidates:
             reason = step.reasons[row.name]
             if row.name == step.row.name:
                 verdict = f"chosen: {step.why}"
             else:
-                verdict = f"refused: {reason}" if reason else "possible, not chosen"
+                possible = f"possible, {row.slower(step.problem) or 'not chosen'}"
+                verdict = f"refused: {reason}" if reason else possible
             if row.accuracy != "exact" and not reason:
-                verdict += f"; {row.accuracy}, fewer multiplications than the definition, whose are counted here"
-            lines.append(f"  {row.name:<12} {_speed(step, row.name, calibration)}{verdict}")
+                verdict += f"; {row.accuracy}" + (
+                    ", its speed counts the definition's arithmetic" if step.times else ""
+                )
+            lines.append(f"  {row.name:<12}{_work(step, row)}{_speed(step, row.name, calibration)}{verdict}")
         return lines
 
 
@@ -107,6 +110,22 @@ def _limits(step: Step, calibration: Calibration) -> str:
         f"{step.operations / 1e9:.4f} GFLOP, {size}, {step.intensity:.1f} FLOP/byte; "
         f"roofline {roofline / 1e9:.0f} GFLOP/s, by {limit}"
     )
+
+
+def _head(step: Step) -> str:
+    """Names of the columns, for a step with measured times or without."""
+    times = f"{'time':>13}{'speed':>17}{'share':>7}   " if step.times else ""
+    return f"  {'row':<12}{'GFLOP':>9}{'MB':>10}{'FLOP/byte':>10}   {times}".rstrip()
+
+
+def _work(step: Step, row: Variant) -> str:
+    """A row's own arithmetic, its bytes, scratch included, and their ratio, in columns; nothing where it refuses."""
+    if step.reasons[row.name]:
+        return " " * 32
+    operations, nbytes = row.operations(step.problem), step.nbytes + row.workspace(step.problem)
+    if operations is None:
+        return f"{'-':>9} {nbytes / 1e6:9.3f} {'-':>9}   "
+    return f"{operations / 1e9:9.4f} {nbytes / 1e6:9.3f} {operations / nbytes:9.1f}   "
 
 
 def _speed(step: Step, name: str, calibration: Calibration) -> str:
@@ -137,9 +156,11 @@ def explain(function: Callable[..., Any], *args: Any, measure: bool = False, **k
     Returns
     -------
     Explanation
-        A list of steps, one for each different problem, that prints as a table: for every row of the operation whether it
-        takes the problem, and what it was chosen for; for the problem its operations (of the definition), the bytes that
-        have to move at least, its arithmetic intensity, and the speed that this machine allows at most (its roofline).
+        A list of steps, one for each different problem, that prints as a table. For the problem: its operations (of the
+        definition), the bytes that have to move at least, its arithmetic intensity, and the speed that this machine allows
+        at most (its roofline). For every row of the operation: whether it takes the problem, its own operations, its bytes
+        (arrays and scratch) and their ratio, its time, speed and share of the roofline where they are measured, and why it
+        was chosen.
 
     References
     ----------
@@ -152,6 +173,7 @@ def explain(function: Callable[..., Any], *args: Any, measure: bool = False, **k
     this machine, float32, ... peak ... GFLOP/s; ...
     conv.forward cpu float32 default n=1,c=1,k=1,groups=1,...
       0.0000 GFLOP, 0.000 MB at least, 0.6 FLOP/byte; roofline ... GFLOP/s, by ...
+      row             GFLOP        MB FLOP/byte
       ...chosen: ...
     """
     from . import tuning

@@ -1,7 +1,7 @@
 """Choosing a kernel: which row of an operation's table solves a problem, and why.
 
 A choice that was fixed with :func:`use` wins; then the row that ``convkern tune`` found to be the fastest on this host; then
-the first row of the table that does not refuse the problem.
+the first row of the table that does not refuse the problem and knows no faster one.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def plan(problem: Problem) -> Variant:
     """
     candidates = rows(problem.operation, problem.direction, problem.device)
     reasons = {row.name: refusal(row, problem) for row in candidates}
+    taking = [row for row in candidates if not reasons[row.name]]
     name = _fixed.get(key(problem))
     wanted = name or _tuned_row(problem, reasons)
-    for row in candidates:
-        if not reasons[row.name] and (wanted is None or row.name == wanted):
+    for row in taking:
+        if row.name == wanted or (wanted is None and not row.slower(problem)):
             _chosen[key(problem)] = row.name
             return row
     if name is not None:
@@ -107,10 +108,23 @@ def why(problem: Problem) -> str:
 def _why(problem: Problem) -> str:
     if key(problem) in _fixed:
         return "fixed by the plan in use"
-    reasons = {row.name: refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device)}
+    from .kernels.variant import never
+
+    candidates = rows(problem.operation, problem.direction, problem.device)
+    reasons = {row.name: refusal(row, problem) for row in candidates}
     if _tuned_row(problem, reasons) is not None:
         return "the fastest that 'convkern tune' measured on this host"
-    return "the first row of the table that takes it"
+    row = plan(problem)
+    first = next(candidate for candidate in candidates if not reasons[candidate.name])
+    if row.slower is never and row is first:
+        return "the first row of the table that takes it"
+    return "expected to be the fastest"
+
+
+def expected(problem: Problem) -> Variant:
+    """The row that would solve ``problem``, which some row takes, had nothing been measured or fixed."""
+    candidates = rows(problem.operation, problem.direction, problem.device)
+    return next(row for row in candidates if not refusal(row, problem) and not row.slower(problem))
 
 
 def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.ndarray, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .threads import parallel
-from .variant import Problem, Variant
+from .variant import Problem, Variant, never
 
 CHUNK = 16384  # elements of a job
 
@@ -43,4 +43,6 @@ def with_residual(row: Variant) -> Variant:
         refuses=lambda problem: row.refuses(as_forward(problem)),
         run=run,
         workspace=lambda problem: row.workspace(as_forward(problem)),
+        slower=row.slower if row.slower is never else lambda problem: row.slower(as_forward(problem)),
+        operations=lambda problem: row.operations(as_forward(problem)),
     )

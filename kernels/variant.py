@@ -32,6 +32,16 @@ class Problem(NamedTuple):
         return None if count is None else 2 * count
 
 
+def never(problem: Problem) -> str:
+    """No other row is known to be faster."""
+    return ""
+
+
+def as_defined(problem: Problem) -> int | None:
+    """The definition's arithmetic."""
+    return problem.operations
+
+
 class Variant(NamedTuple):
     """One row: an algorithm for one direction of one operation on one device.
 
@@ -50,6 +60,11 @@ class Variant(NamedTuple):
         the stated bound.
     tunables : dict
         Tile sizes and thresholds, with the host they were measured on.
+    slower : callable
+        ``slower(problem)`` names, for a problem that the row can take, another row that is expected to be faster; "" when
+        there is none. Such a row is taken only where it was measured to be the fastest.
+    operations : callable
+        ``operations(problem)`` counts the row's own arithmetic, a multiply-add as two; None where nothing is worth counting.
     """
 
     name: str
@@ -60,6 +75,8 @@ class Variant(NamedTuple):
     workspace: Callable[[Problem], int]
     accuracy: str = "exact"
     tunables: Mapping[str, Any] = MappingProxyType({})
+    slower: Callable[[Problem], str] = never
+    operations: Callable[[Problem], int | None] = as_defined
 
 
 def no_workspace(problem: Problem) -> int:

@@ -30,7 +30,8 @@ SAME = (
     "log1p", "logical_and", "logical_or", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
     "multiply", "negative", "not_equal", "ones", "ones_like", "power", "reciprocal", "rint", "shape", "sign",
     "sqrt", "square", "stack", "subtract", "sum", "take_along_axis", "tanh", "tile", "true_divide", "where",
-    "zeros", "zeros_like", "bitwise_and", "bitwise_or", "bitwise_xor", "invert",
+    "zeros", "zeros_like", "bitwise_and", "bitwise_or", "bitwise_xor", "invert", "left_shift",
+    "right_shift",
 )  # fmt: skip
 NUMBERS = (bool, int, float, complex, np.generic)
 
@@ -255,7 +256,21 @@ def _operator(name: str) -> Callable[..., Any]:
 
 for _name in ("sum", "max", "min", "mean", "any", "all", "argmax", "argsort", "var", "ravel"):
     setattr(ndarray, _name, _method(_name))
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "and", "or", "xor", "floordiv", "mod"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "floordiv",
+    "mod",
+    "lshift",
+    "rshift",
+):
     for _prefix in ("", "r", "i"):
         setattr(ndarray, f"__{_prefix}{_name}__", _operator(f"__{_prefix}{_name}__"))
 for _name in ("neg", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):

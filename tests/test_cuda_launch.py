@@ -19,6 +19,7 @@ from convkern.kernels.cuda import compiler, kernel, launch
 from . import fake_cupy
 from .device import Travels, travelling
 from .gpu import cuda_rows, needs_compiler
+from .test_bars import own_seconds
 from .test_cuda_rows import EDGES
 from .test_kernels import check_conv
 from .test_optim import check_update
@@ -188,6 +189,21 @@ def test_each_thread_launches_on_its_own_stream(machine):
     k(1, array(0), 77)
     assert Counter(call[5] for call in machine.calls) == {5: 50, 6: 50, 77: 1}
     assert all(call[3][8:] == struct.pack("i", call[5]) for call in machine.calls)
+
+
+@pytest.mark.alone
+def test_a_launch_costs_the_host_little(machine):
+    """A convolution's, with four arrays and forty numbers, all but the driver's own part: 10 microseconds are for both."""
+    from convkern.kernels.conv import cuda_direct
+    from convkern.kernels.cuda.tiles import TILES, Grid, make_grid
+
+    k = a_kernel(("float32",) * 4 + (cuda_direct.Geometry, Grid), 1024)
+    geometry, grid = cuda_direct.geometry_of(EDGES[0], False), make_grid(TILES[0], 8, 100, 20)
+    args = (*map(array, (0, 0, 0, 0)), geometry, grid)
+    k(3, *args)
+    assert len(machine.calls) == 1
+    machine.module.cuda.driver.launchKernel = lambda *numbers: None
+    assert own_seconds(lambda: k(3, *args)) < 8e-6
 
 
 def test_numbers_too_large_for_a_kernel_are_refused(machine):

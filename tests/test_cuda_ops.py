@@ -35,6 +35,9 @@ CALLS = {
     "conv2d of one image": (lambda *a: ck.conv2d(*a, padding=1, groups=2), (X[0], W)),
     "conv2d_input_grad": (lambda *a: ck.conv2d_input_grad(*a, X.shape, **OPTIONS), (GY, W)),
     "conv2d_weight_grad": (lambda *a: ck.conv2d_weight_grad(*a, 3, **OPTIONS), (X, GY)),
+    "conv1d": (lambda *a: ck.conv1d(*a, padding=1), (X[:, :, 0], W[:, :, 0].repeat(2, 1))),
+    "conv_transpose1d": (lambda *a: ck.conv_transpose1d(*a, stride=2), (X[:, :, 0], W[:4, :, 0])),
+    "conv_transpose2d": (lambda *a: ck.conv_transpose2d(*a, stride=2, padding=1, groups=2), (GY, W)),
     "pointwise": (lambda *a: ck.pointwise(*a, activation="relu"), (X, RNG.integers(-4, 5, (5, 4)).astype("f4"))),
     "pointwise with residual": (
         lambda x, w, r: ck.pointwise(x, w, residual=r, activation="relu"),

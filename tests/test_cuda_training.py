@@ -9,6 +9,7 @@ import convkern as ck
 from convkern import nn, ops, optim, plan
 from convkern import train as training
 from convkern.models.resnet import BasicBlock
+from convkern.plan import HALVES
 from convkern.train import checkpoint, evaluation
 
 from . import fake_cupy
@@ -109,6 +110,47 @@ def test_training_on_the_device_is_training_on_the_cpu(name, optimizer, cupy):
     state = there.state_dict()
     for key, value in here.state_dict().items():
         np.testing.assert_allclose(state[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def mixed_step(model, optimizer, scaler, x, labels, kind) -> float:
+    optimizer.zero_grad()
+    with ck.amp.autocast(ck.device.of(x), kind):
+        loss = nn.functional.cross_entropy(model(x), labels)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.item()
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_mixed_precision_on_the_device_is_that_of_the_cpu(kind, cupy):
+    """Two steps on rows of halves with a scaled loss, then one whose gradients overflow: it is skipped."""
+    make, shape = MODELS["lenet"]
+    x, labels = batch(shape)
+    results = {}
+    for device in ("cpu", "cuda"):
+        model = make().to(device)
+        there = (x, labels) if device == "cpu" else (cupy.array(x), cupy.array(labels))
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        scaler = ck.amp.GradScaler(device, init_scale=2.0**10, enabled=kind == "float16")
+        with plan.traced() as rows:
+            losses = [mixed_step(model, optimizer, scaler, *there, kind) for _ in range(2)]
+        products = {row.name for problem, row in rows if problem.operation == "conv" and row.direction != "bias_grad"}
+        assert (products == {kind}) == (device == "cuda")
+        assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}  # master weights
+        state = {key: value.copy() for key, value in model.state_dict().items()}
+        if kind == "float16":
+            scaler.update(2.0**40)
+            mixed_step(model, optimizer, scaler, *there, kind)
+            assert scaler.get_scale() == 2.0**39
+            for key, value in model.state_dict().items():
+                np.testing.assert_array_equal(value, state[key], err_msg=key)
+        results[device] = losses, state
+    (got, state), (want, want_state) = results["cuda"], results["cpu"]
+    bound = {"float16": 2e-3, "bfloat16": 2e-2}[kind]
+    np.testing.assert_allclose(got, want, rtol=bound)
+    for key, value in want_state.items():
+        np.testing.assert_allclose(state[key], value, atol=bound * np.abs(value).max(), err_msg=key)
 
 
 def test_a_shortcut_without_parameters_stays_on_the_device(cupy):
@@ -336,6 +378,7 @@ def test_nothing_mixes(cupy):
         lambda: nn.functional.cross_entropy(there, np.array([0, 1])), lambda: norm(there.reshape(1, 2, 2, 1)),
         lambda: there.copy_(here), lambda: there.__setitem__(0, here[0]), lambda: ops.mse_loss(here, there),
         lambda: (there.requires_grad_() * 1).sum().backward(np.ones((), "f4")),
+        lambda: there[np.array([0, 1])], lambda: here[:, cupy.array([0, 1])], lambda: there[ck.Tensor(np.array([0, 1]))],
     ):  # fmt: skip
         with pytest.raises(
             TypeError, match=r"arrays must live on one device, got .*(cuda \(CuPy\).*cpu \(NumPy\)|cpu.*cuda)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convkern.bench.cases import CONVS, GRADIENTS
+from convkern.bench import cases
+from convkern.bench.cases import CONVS, GRADIENTS, LAYERS
+from convkern.bench.gpu import clock, rows, stage
 from convkern.device import gpu
 
 from . import fake_cupy
@@ -214,6 +218,38 @@ def test_tf32_by_warpgroups_is_a_contender_in_both_layouts(borrowed):
     rows = ("tensor", "nchw"), ("warpgroup_tf32", "nchw"), ("warpgroup_tf32", "channels_last")
     wanted = {(*row, direction) for row in (*rows, ("pointwise warpgroup_tf32", "nchw")) for direction in GRADIENTS}
     assert seen == wanted
+
+
+def test_copies_of_every_layer_flow_past_the_cache():
+    """At the smallest inputs too, those of halves, on a device with 60 MB of second-level cache."""
+    cache = 60 << 20
+    for layer in LAYERS:
+        spec = dataclasses.replace(layer, n=rows.BATCH).spec()
+        nbytes = 2 * (math.prod(spec.x_shape) + math.prod(spec.y_shape))
+        count = clock.copies_for(nbytes, cache)
+        assert count >= 2
+        assert count * nbytes >= 2 * cache
+        assert count * nbytes <= max(2 * cache + nbytes, 2 * nbytes)
+
+
+def test_the_notebook_shows_what_the_stage_wrote(tmp_path, capsys):
+    (layer,) = cases.select(["resnet18-28"])
+    case = dataclasses.replace(layer, n=rows.BATCH)
+    (tmp_path / "bench" / "results" / "gpu").mkdir(parents=True)
+    report = stage.Report("rows", tmp_path / "bench" / "results" / "gpu" / "rows.json", 60)
+    seconds = {"torch tf32 nchw": 1e-4, "tensor tf32 nchw": 2e-4, "warpgroup_float16 float16 channels_last": 5e-5}
+    for direction in GRADIENTS:
+        entry = {"case": case.name, "direction": direction, "seconds": seconds, "apart": {}}
+        report.add("entries", rows.judge(entry, case, {}))
+    notebook = json.loads((ROOT / "notebooks" / "03_from_naive_to_tensor_cores.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "speed-time")
+    known = {"json": json, "PEAK": {"float32": 66.9e12, "TF32": 494.7e12, "float16": 989.4e12}, "fmas": case.flops // 2}
+    exec("".join(cell["source"]), known | {"checkout": tmp_path})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["warpgroup_float16", "torch", "tensor"]
+    assert "200 µs,    74 TFLOP/s" in lines[-1]
+    exec("".join(cell["source"]), known | {"checkout": tmp_path / "nothing"})
+    assert capsys.readouterr().out == "not yet measured on a GPU\n"
 
 
 def test_times_are_judged_beside_the_same_layout_and_the_better_one():

@@ -12,6 +12,7 @@ import pytest
 import convkern as ck
 from convkern import explanation, nn, ops, plan
 from convkern.kernels import calibration
+from convkern.kernels.spec import Conv3dSpec
 from convkern.kernels.variant import Variant, cpu_only, no_workspace
 
 X, W = np.ones((1, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
@@ -227,7 +228,7 @@ def test_explain_an_operation(table):
     assert step.row is plan.plan(step.problem)
     assert list(step.reasons) == [r.name for r in plan.rows("conv", "forward")]
     assert step.reasons[step.row.name] == ""
-    assert step.why == "the first row of the table that takes it"
+    assert step.why == "expected to be the fastest"
     assert step.operations == 2 * 3 * 6 * 6 * 2 * 9
     assert step.nbytes == X.nbytes + W.nbytes + 4 * 3 * 6 * 6
     assert step.intensity == step.operations / step.nbytes
@@ -235,16 +236,60 @@ def test_explain_an_operation(table):
     text = str(steps)
     assert re.match(r"this machine, float32, \d+ threads?: peak \d+ GFLOP/s; L2 \d+ GB/s, .*memory \d+ GB/s", text)
     assert text.splitlines()[1] == plan.key(step.problem)
-    assert f"{step.row.name:<12} chosen: the first row" in text
+    assert text.splitlines()[3] == "  row             GFLOP        MB FLOP/byte"
+    assert re.search(rf"  {step.row.name:<12} +0\.0000 +\d+\.\d+ +\d+\.\d   chosen: ", text)
 
     table(row("no", "too small"), row("yes"), row("later"), row("rough", accuracy="winograd"))
-    lines = str(ck.explain(ck.conv2d, X, W)).splitlines()
-    assert [" ".join(line.split()) for line in lines[3:]] == [
+    (step,) = steps = ck.explain(ck.conv2d, X, W)
+    figures = f"{step.operations / 1e9:.4f} {step.nbytes / 1e6:.3f} {step.intensity:.1f}"
+    assert [" ".join(line.split()) for line in str(steps).splitlines()[4:]] == [
         "no refused: too small",
-        "yes chosen: the first row of the table that takes it",
-        "later possible, not chosen",
-        "rough possible, not chosen; winograd, fewer multiplications than the definition, whose are counted here",
+        f"yes {figures} chosen: the first row of the table that takes it",
+        f"later {figures} possible, not chosen",
+        f"rough {figures} possible, not chosen; winograd",
     ]
+
+
+def test_explain_counts_what_each_row_does():
+    """Winograd's products of 6x6 points for blocks of 4x4 results; scratch is among the bytes."""
+    x, w = np.zeros((2, 16, 12, 14), np.float32), np.zeros((20, 16, 3, 3), np.float32)
+    (step,) = steps = ck.explain(ck.conv2d, x, w, padding=1)
+    (row,) = (row for row in step.candidates if row.name == "winograd")
+    products = 2 * 36 * 16 * 20 * 2 * 3 * 4
+    assert row.operations(step.problem) == products < step.operations / 3
+    nbytes = step.nbytes + row.workspace(step.problem)
+    (line,) = (line for line in str(steps).splitlines() if line.startswith("  winograd"))
+    assert line.split()[1:4] == [f"{products / 1e9:.4f}", f"{nbytes / 1e6:.3f}", f"{products / nbytes:.1f}"]
+    volume = plan.rows("conv3d", "forward")
+    (fast,) = (row for row in volume if row.name == "winograd")
+    problem = step.problem._replace(
+        operation="conv3d",
+        spec=Conv3dSpec(2, 64, 64, 1, (3, 28, 28), (3, 3, 3), (1,) * 3, ((1, 1),) * 3, (1,) * 3, (3, 28, 28)),
+    )
+    assert plan.refusal(fast, problem) == ""
+    assert fast.operations(problem) == 2 * 36 * 3 * 64 * 64 * 6 * 49  # three frames are channels, six are results
+
+
+def test_rows_that_are_expected_to_be_slower_are_told_and_left(table):
+    """They can run: a fixed plan or a measurement takes them."""
+    later = row("later")._replace(slower=lambda problem: "")
+    table(
+        row("slow")._replace(slower=lambda problem: "expected at 2.00 times the later row's time"), later, row("last")
+    )
+    (step,) = steps = ck.explain(ck.conv2d, X, W, measure=True)
+    assert step.row.name == plan.expected(step.problem).name == "later"
+    assert list(step.times) == ["slow", "later", "last"]
+    lines = [line.rpartition("%")[2].strip() for line in str(steps).splitlines()[4:]]
+    assert lines == [
+        "possible, expected at 2.00 times the later row's time", "chosen: expected to be the fastest",
+        "possible, not chosen",
+    ]  # fmt: skip
+    plan.use({plan.key(step.problem): "slow"})
+    assert plan.plan(step.problem).name == "slow"
+    assert plan.expected(step.problem).name == "later"
+    plan._fixed.clear()
+    table(row("slow")._replace(slower=lambda problem: "expected at twice the time"), row("plain"))
+    assert plan.why(step.problem) == "expected to be the fastest"
 
 
 def test_explain_says_who_chose(table):
@@ -268,10 +313,12 @@ def test_explain_measures_on_request(table):
     assert step.times["slow"] >= 0.004 > step.times["quick"] > 0
     assert step.row.name == "slow"
     assert ran[-1] == "slow"  # what the caller asked for still ran
-    no, first, second = str(steps).splitlines()[3:]
+    no, first, second = str(steps).splitlines()[4:]
     assert re.fullmatch(r"  no +refused: too small", no)
-    assert re.fullmatch(r"  slow +\d+\.\d{4} ms +0\.\d GFLOP/s +\d+%   chosen: .*", first)
-    assert re.fullmatch(r"  quick +0\.\d{4} ms +\d+\.\d GFLOP/s +\d+%   possible, not chosen", second)
+    assert re.fullmatch(r"  slow +[\d.]+ +[\d.]+ +[\d.]+ +\d+\.\d{4} ms +0\.\d GFLOP/s +\d+%   chosen: .*", first)
+    assert re.fullmatch(
+        r"  quick +[\d.]+ +[\d.]+ +[\d.]+ +0\.\d{4} ms +\d+\.\d GFLOP/s +\d+%   possible, not chosen", second
+    )
     assert first.index("chosen") == second.index("possible") == no.index("refused")
 
 

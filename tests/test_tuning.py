@@ -76,6 +76,27 @@ def test_the_fastest_row_is_kept_and_used(home, table):
     assert [file.name for file in home.glob("tuning-*")] == [tuning.path().name]
 
 
+def test_a_row_that_was_expected_to_be_slower_may_be_the_fastest(home, table):
+    table(row("underrated", 0)._replace(slower=lambda problem: "expected at twice the time"), row("first", 0.003))
+    problem = a_problem()
+    assert plan.plan(problem).name == "first"
+    (found,) = tuning.tune(ck.conv2d, X, W)
+    assert (found.row, found.first) == ("underrated", "first")
+    assert plan.plan(problem).name == "underrated"
+
+
+def test_every_row_that_counts_its_cost_is_measured():
+    """On the tables themselves: what is expected to be slower can run, and tuning would time it."""
+    with plan.traced() as steps:
+        ck.conv2d(np.ones((1, 20, 9, 9), np.float32), np.ones((20, 20, 3, 3), np.float32))
+    ((problem, chosen),) = steps
+    rows = {row.name: row for row in plan.rows("conv", "forward")}
+    left = [name for name, row in rows.items() if not plan.refusal(row, problem) and row.slower(problem)]
+    assert left
+    assert chosen.name not in left
+    assert all(f"times the {chosen.name} row's time" in rows[name].slower(problem) for name in left)
+
+
 def test_a_tie_keeps_the_tables_choice(home, table):
     table(row("first", 0.004), row("second", 0.004))
     (found,) = tuning.tune(ck.conv2d, X, W)

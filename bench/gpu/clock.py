@@ -16,6 +16,7 @@ Call = Callable[[], Any]
 TURNS = 7
 TURN_SECONDS = 1.5e-3  # about this much work a turn
 MOST_CALLS = 20
+MOST_COPIES = 512
 WAIT_CYCLES = 200_000  # of the device for each call, while the host queues it: 100 microseconds and more
 
 
@@ -58,5 +59,6 @@ def interleave(contenders: Mapping[str, Sequence[Call]], turns: int = TURNS) -> 
 
 
 def copies_for(nbytes: int, cache: int) -> int:
-    """How many copies of inputs of this size flow past a cache of that size before the first comes again."""
-    return max(2, min(8, -(-4 * cache // max(nbytes, 1))))
+    """How many copies of inputs of this size flow past a cache of that size before the first comes again: twice as much as it
+    holds, however small a copy is."""
+    return max(2, min(MOST_COPIES, -(-2 * cache // max(nbytes, 1))))

@@ -119,9 +119,12 @@ def _is_basic(index: Any) -> bool:
 
 
 def getitem(x: Any, index: Any) -> Any:
-    """``x[index]`` with anything that NumPy takes as an index."""
+    """``x[index]`` with anything that NumPy takes as an index; arrays in it live on x's device."""
     xa = arg.array_of(x, "x")
     index = _plain_index(index)
+    for part in index if isinstance(index, tuple) else (index,):
+        if hasattr(part, "dtype") and hasattr(part, "__len__"):
+            device.one("getitem", ("x", "index"), (xa, part))
     y = device.whole(xa[index])
     before = xa.shape
     return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, before)])

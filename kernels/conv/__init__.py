@@ -9,7 +9,7 @@ from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_parts, product_parts
 from ..residual import with_residual
-from ..variant import Problem, Variant, cpu_only, no_workspace
+from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
     costs,
     cpu_channels,
@@ -62,8 +62,12 @@ def _cuda_warpgroup_tf32(problem: Problem) -> int:
 
 def _row(name: str, direction: str, module: Any, accuracy: str = "exact") -> Variant:
     """The row of a module that has workspace_bytes and a function of the direction's name; it may have refuses."""
-    refuses = partial(costs.refuses, name) if name in costs.ROWS else module.refuses
-    return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, accuracy)
+    counted = name in costs.ROWS
+    refuses = partial(costs.refuses, name) if counted else module.refuses
+    slower = partial(costs.slower, name) if counted else never
+    run, workspace = getattr(module, direction), module.workspace_bytes
+    operations = cpu_winograd.operations if name == "winograd" else as_defined
+    return Variant(name, direction, "cpu", refuses, run, workspace, accuracy, slower=slower, operations=operations)
 
 
 _CPU = (

@@ -311,7 +311,8 @@ def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
     return sum(count * unit for count, unit in zip(counts, units, strict=True)) * _waits(jobs) + call
 
 
-def _cannot(row: str, problem: Problem) -> str:
+def refuses(row: str, problem: Problem) -> str:
+    """Why a row cannot take a problem; "" if it can."""
     gradient = problem.direction == "weight_grad"
     if row == "pointwise":
         return cpu_pointwise.refuses(problem)
@@ -326,15 +327,12 @@ def _cannot(row: str, problem: Problem) -> str:
     return cpu_only(problem)
 
 
-def refuses(row: str, problem: Problem) -> str:
-    """Why a row cannot take a problem, or that another one is expected to be faster; "" if neither."""
-    if reason := _cannot(row, problem):
-        return reason
+def slower(row: str, problem: Problem) -> str:
+    """That another row is expected to be faster than this one, which can take the problem; "" if none is."""
     if row == "pointwise" and problem.spec.size == problem.spec.out:
         return ""  # no other row comes near it where planes are read whole
     case = (problem.direction, problem.spec, problem.itemsize)
     ours = cycles(row, *case)
-    for other in ROWS:
-        if other != row and not _cannot(other, problem) and (theirs := cycles(other, *case)) < ours:
-            return f"expected at {ours / theirs:.2f} times the {other} row's time"
-    return ""
+    others = {cycles(other, *case): other for other in ROWS if other != row and not refuses(other, problem)}
+    fastest = min(others, default=ours)
+    return f"expected at {ours / fastest:.2f} times the {others[fastest]} row's time" if fastest < ours else ""

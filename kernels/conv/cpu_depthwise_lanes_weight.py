@@ -9,6 +9,8 @@ and are folded in the end.
 Non-finite inputs can reach every tap of their channel, not only those that they met.
 
 Scratch: the sums of all parts; then a strip and its gradients for each thread.
+
+Source: that of cpu_depthwise_lanes.py.
 """
 
 from __future__ import annotations

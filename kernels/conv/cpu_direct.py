@@ -5,6 +5,8 @@ of one image (input gradient), or one kernel plane (weight gradient). The innerm
 side by side, over the positions whose tap falls inside the input; so nothing is padded or copied, and no zero is multiplied.
 
 Layout: NCHW, C-contiguous. out never aliases an input.
+
+Source: the definition, reference.py.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ A job sums a part of the images and strips for some filters of a group. Its sums
 strips.
 
 Scratch: partial results where there are several parts; then input pixels, gradients and sums for each thread.
+
+Source: the layout is that of cpu_images.py.
 """
 
 from __future__ import annotations

@@ -360,5 +360,12 @@ def refusal(problem: Problem, min_channels: int, min_blocks: int) -> str:
     return cpu_only(problem)
 
 
+def operations(problem: Problem) -> int:
+    """Arithmetic of the products; the transforms around them are not counted."""
+    spec = problem.spec
+    plane = spec.size if problem.direction == "input_grad" else spec.out
+    return 2 * POINTS * spec.c * spec.k * count_blocks(spec.n, plane, SIZE + 1 - spec.kernel[0])
+
+
 def refuses(problem: Problem) -> str:
     return refusal(problem, MIN_CHANNELS, MIN_BLOCKS)

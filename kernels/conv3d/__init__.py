@@ -12,7 +12,17 @@ def _rows(direction: str) -> tuple[Variant, ...]:
     tunables = {"BYTES": cpu_frames.BYTES}
     return (
         Variant("lines", direction, "cpu", cpu_lines.refuses, lines, cpu_lines.workspace_bytes),
-        Variant("winograd", direction, "cpu", refuses_winograd, fast, needed(False), "winograd", tunables),
+        Variant(
+            "winograd",
+            direction,
+            "cpu",
+            refuses_winograd,
+            fast,
+            needed(False),
+            "winograd",
+            tunables,
+            operations=cpu_frames.operations,
+        ),
         Variant("frames", direction, "cpu", cpu_only, exact, needed(True), tunables=tunables),
     )
 

@@ -36,11 +36,12 @@ class Work(NamedTuple):
 
 
 def row_for(problem: Problem, exact: bool) -> Variant:
-    """The first row of the two-dimensional table that takes a problem."""
+    """The row of the two-dimensional table that is expected to be the fastest."""
     if exact:
         problem = problem._replace(precision="strict")  # so that no row leaves it to Winograd's
     rows = (r for r in conv.VARIANTS if r.direction == problem.direction and r.device == problem.device)
-    return next(r for r in rows if (r.accuracy == "exact" or not exact) and not r.refuses(problem))
+    taking = (r for r in rows if (r.accuracy == "exact" or not exact) and not r.refuses(problem))
+    return next(r for r in taking if not r.slower(problem))
 
 
 @lru_cache(maxsize=1024)
@@ -53,6 +54,14 @@ def work(spec: Conv3dSpec, direction: str, dtype: str, exact: bool) -> Work:
     window = (spec.size[1:], spec.kernel[1:], spec.stride[1:], spec.padding[1:], spec.dilation[1:], spec.out[1:])
     flat = ConvSpec(frames, spec.c * spec.kernel[0], spec.k, spec.groups, *window, spec.activation)
     return Work(frames, flat, row_for(Problem("conv", direction, "cpu", dtype, "default", flat), exact))
+
+
+def operations(problem: Problem) -> int | None:
+    """Arithmetic of the two-dimensional row over all blocks."""
+    made = work(problem.spec, problem.direction, problem.dtype, False)
+    blocks = problem.spec.n * problem.spec.out[0] // made.frames
+    flat = made.row.operations(Problem("conv", problem.direction, "cpu", problem.dtype, "default", made.spec))
+    return None if flat is None else blocks * flat
 
 
 def refuses_winograd(problem: Problem) -> str:

@@ -9,6 +9,8 @@ A job sums some of the chunks of pixels for a block of rows and a block of colum
 order and brought into the order of gw.
 
 Scratch: the partial sums, shared; then the turned pixels of a chunk for each thread.
+
+Source of the tile: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 """
 
 from __future__ import annotations
