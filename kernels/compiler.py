@@ -24,6 +24,8 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.ccallback import CFunc
 
+from .linked import Linked
+
 # Sums may be reordered and contracted into FMA; NaN, infinities and signed zeros keep their meaning but for -0 sums.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -201,4 +203,4 @@ def cached_njit(function: Callable[..., Any], signature: Any) -> Any:
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that kernels call; it is compiled into each of them."""
-    return numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)(function)
+    return Linked(function, fastmath=FASTMATH, error_model="numpy", nogil=True)

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .compiler import FASTMATH
+from .linked import Linked
 from .simd import VECTOR_BITS, Tile, _address, _fma, _literal, _load, _moved, _prefetch, _store
 from .tiles import _transposed
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """As :func:`compiler.helper`, and always part of its caller: a tile that is handed over then stays in registers."""
-    return numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, forceinline=True)(function)
+    return Linked(function, fastmath=FASTMATH, error_model="numpy", nogil=True, forceinline=True)
 
 
 @intrinsic

@@ -170,6 +170,11 @@ def _finished(mailbox):
     return False
 
 
+def _wait(mailbox):
+    """Wait a while for helpers that still work; False: one works on."""
+    return _finished(mailbox)
+
+
 def _serve(mailbox, worker):
     """Help with every loop that opens, until none has opened for SPINS pauses."""
     idle = 0
@@ -227,6 +232,7 @@ class _Helpers:
         self.alarms: list[threading.Lock] = []
         self.ids: list[int] = []
         self._serve = compiler.cached_njit(_serve, (types.uintp, types.int64))
+        self.wait = compiler.cached_njit(_wait, (types.uintp,))
 
     def wake(self, threads: int) -> None:
         """Have helpers 1 … threads-1 awake (worker 0 is the caller); needs ``busy``."""
@@ -399,7 +405,7 @@ class ParallelKernel:
                 done = entry.post(mailbox.address, jobs, chunk, threads, flush, entry.address, mailbox.block, *args)
                 while not done:
                     time.sleep(0)  # more threads than cores: let the last helper run
-                    done = _wait(mailbox.address)
+                    done = helpers.wait(mailbox.address)
             finally:
                 helpers.busy.release()
         else:
@@ -422,10 +428,6 @@ def _start_helpers() -> _Helpers:
         if _helpers is None:
             _helpers = _Helpers()
         return _helpers
-
-
-def _wait(mailbox: int) -> bool:
-    return bool(_finished(mailbox))
 
 
 parallel = ParallelKernel

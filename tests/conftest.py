@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -12,6 +13,15 @@ os.environ["CONVKERN_TUNE"] = "0"  # no test depends on what was measured on thi
 # Kernels compile inside the first example; a shared machine is slow at times.
 settings.register_profile("convkern", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("convkern")
+
+
+# A process holds millions of objects, most of them for good (modules, what Numba knows of kernels): looking through them
+# as often as Python does by itself takes a tenth of the time in which kernels compile.
+gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_collection_finish():
+    gc.freeze()
 
 
 @pytest.fixture

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -679,39 +674,3 @@ def test_blocks_follow_the_hosts_cache(monkeypatch):
     monkeypatch.setattr(host, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
     assert host.l2_bytes() == host.USUAL_L2_BYTES
     host.l2_bytes.cache_clear()
-
-
-PROOFS = (
-    "test_kernels.py", "test_norm.py", "test_linear.py", "test_conv3d.py", "test_pool3d.py", "test_pad.py",
-    "test_winograd.py",
-)  # fmt: skip
-HOSTS = {
-    "4 lanes": {"CONVKERN_VECTOR_BITS": "128"},
-    "8 lanes": {"CONVKERN_VECTOR_BITS": "256"},
-    "x86-64 baseline": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
-}
-if platform.machine() not in ("x86_64", "AMD64"):
-    del HOSTS["x86-64 baseline"]
-
-
-@pytest.fixture(scope="module")
-def on_other_hosts(tmp_path_factory):
-    """The proofs of all kernels, running for every host at the same time."""
-
-    def proofs(name: str) -> subprocess.CompletedProcess[str]:
-        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-        env = {**os.environ, **HOSTS[name], "CONVKERN_CACHE_DIR": str(folder)}
-        files = [str(Path(__file__).with_name(name)) for name in PROOFS]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
-
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        yield {name: executor.submit(proofs, name) for name in HOSTS}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("host", HOSTS)
-def test_kernels_as_on_other_hosts(on_other_hosts, host):
-    """The same proofs with the vectors, registers and instructions of lesser hosts."""
-    run = on_other_hosts[host].result()
-    assert run.returncode == 0, run.stdout

@@ -64,6 +64,6 @@ def test_the_commands_exist():
 
 def test_ci_runs_the_readmes_test_commands():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    for command in ("pytest -n 2 --dist loadfile", "pytest -n 2 --dist loadfile -m full"):
+    for command in ("pytest -n 2 --dist worksteal", "pytest -n 2 --dist worksteal -m full"):
         assert any(line.split("#")[0].strip() == command for block in blocks("sh") for line in block.splitlines())
         assert command in script
