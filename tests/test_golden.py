@@ -44,8 +44,8 @@ def test_main_loops_of_halves_are_tensor_cores_and_wide_copies(tile):
     assert (facts["main_loop"]["HGMMA"], facts["main_loop"]["LDGSTS"]) == (4, 8)
 
 
-@pytest.mark.parametrize(("columns", "copies"), [(64, 6), (128, 8), (256, 12)])
-def test_main_loops_of_tf32_by_warpgroups_load_one_operand_at_most(columns, copies):
+@pytest.mark.parametrize(("columns", "copies", "most"), [(64, 6, 240), (128, 8, 260), (256, 12, 310)])
+def test_main_loops_of_tf32_by_warpgroups_load_one_operand_at_most(columns, copies, most):
     """A slice of 32 terms: four products, 16 bytes a copy; the weight gradient's first operand is 16 words of a lane."""
     kernels = golden.read()["kernels"]
     forward, weight_grad = (
@@ -54,7 +54,7 @@ def test_main_loops_of_tf32_by_warpgroups_load_one_operand_at_most(columns, copi
     for facts in (forward, weight_grad):
         mix = facts["main_loop"]
         assert (mix["HGMMA"], mix["LDGSTS"]) == (4, copies)
-        assert sum(mix.values()) < 290
+        assert sum(mix.values()) < most
     assert weight_grad["main_loop"]["LDS"] == forward["main_loop"]["LDS"] + 16
 
 
