@@ -22,8 +22,15 @@ HOSTS = {
     "8 lanes": {"CONVKERN_VECTOR_BITS": "256"},
     "x86-64 baseline": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
 }
+# Vectors of 4 lanes with the instructions of AVX-512 are on no host unless somebody forces them, and the x86-64 baseline has
+# 4 lanes, too; what differs is how parts of vectors are loaded and stored, and that each row shows on its case table.
+FEWER = {
+    ("4 lanes", "convolution"): "(case_table or elementwise) and not float64",
+    ("4 lanes", "others"): "not float64",
+}
 if platform.machine() not in ("x86_64", "AMD64"):
     del HOSTS["x86-64 baseline"]
+    FEWER.clear()
 
 
 @pytest.fixture
@@ -39,6 +46,7 @@ def kernels(tmp_path_factory):
 def test_kernels_as_on_other_hosts(host, proofs, kernels):
     env = {**os.environ, **HOSTS[host], "CONVKERN_CACHE_DIR": str(kernels / host)}
     files = [str(Path(__file__).with_name(name)) for name in PROOFS[proofs]]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    some = ["-k", FEWER.get((host, proofs), "")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *some, *files]
     run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
     assert run.returncode == 0, run.stdout

@@ -16,7 +16,7 @@ import pytest
 
 import convkern as ck
 from convkern.bench.cases import CONVS, POOLS
-from convkern.kernels import compiler
+from convkern.kernels import compiler, rows
 from convkern.kernels import threads as pool
 
 RNG = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def _python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 CONV = """
     import numpy as np, convkern as ck
-    from convkern.kernels import compiler
+    from convkern.kernels import compiler, rows
     compiled = []
     with compiler.watch(lambda name, phase: compiled.append((name, phase))):
         y = ck.conv2d(np.ones((1, 1, 4, 4), "f4"), np.ones((1, 1, 3, 3), "f4"))
@@ -320,3 +320,9 @@ def test_a_waking_helper_is_kept_off_the_callers_core(monkeypatch):
     finally:
         done.set()
         sleeper.join()
+
+
+def test_helpers_are_called_by_kernels_only():
+    """They have no machine code of their own."""
+    with pytest.raises(TypeError, match="zero_row is compiled into kernels only"):
+        rows.zero_row(np.zeros(40), 0, 16)
