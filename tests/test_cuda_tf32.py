@@ -21,7 +21,7 @@ from .test_cuda_rows import ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
 
 ROWS = [row for row in cuda_rows("conv") if row.name == "warpgroup_tf32"]
-FORWARD, INPUT_GRAD, WEIGHT_GRAD = ROWS
+FORWARD, INPUT_GRAD, WEIGHT_GRAD = (row for row in ROWS if row.direction != "forward_residual")
 # Around the edges of the tiles (128 rows; 64, 128 and 256 columns), of slices of 32 and of chunks of 4; planes of 7 x 7.
 TF32_EDGES = [
     *WARPGROUP_EDGES,
@@ -38,7 +38,7 @@ def on_channels_last(row: Variant, spec: ConvSpec, make=integers) -> tuple[np.nd
     shapes, result, _ = conv_shapes(row.direction, spec)
     arrays = [make(rng, shape, "float32") for shape in shapes]
     want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays))
-    images = {"forward": (0,), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
+    images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
     given = [last(array) if i in images else array for i, array in enumerate(arrays)]
     out = np.full(result, np.nan, "f4")
     out = out if row.direction == "weight_grad" else last(out)
@@ -52,7 +52,7 @@ def test_tile_edges(row):
     with interpreted("sm_90a"):
         for edge in TF32_EDGES:
             spec = wide(row.direction, edge)
-            if row.direction == "forward":
+            if row.direction.startswith("forward"):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
             assert check_conv(row, spec, "float32", make=integers, exact=True)
@@ -78,12 +78,12 @@ def test_more_shapes(row):
 
 @needs_compiler
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_sums_cut_into_parts_are_finished_with_bias_and_relu(row):
+def test_sums_cut_into_parts_are_finished_with_bias_residual_and_relu(row):
     spec = {
         "forward": conv(1, 256, (5, 5), 40, (3, 3), padding=ONE)._replace(activation=1),
         "input_grad": conv(1, 40, (4, 5), 256, (3, 3), padding=ONE),
         "weight_grad": conv(3, 8, (20, 21), 40, (1, 1)),
-    }[row.direction]
+    }[row.direction.removesuffix("_residual")]
     assert half_products.parts(row.direction, spec, "tf32") > 1
     with interpreted("sm_90a"):
         assert check_conv(row, spec, "float32", make=integers, exact=True)
@@ -197,7 +197,7 @@ def test_infinity_and_nan_stay_where_they_are(row):
 def test_pointwise(row):
     shape = (2, 70, 9, 43) if row.direction == "input_grad" else (2, 9, 70, 43)
     with interpreted("sm_90a"):
-        spec = PointwiseSpec(*shape, int(row.direction == "forward"))
+        spec = PointwiseSpec(*shape, int(row.direction.startswith("forward")))
         assert check_pointwise(row, spec, "float32")
         assert check_pointwise(row, spec, "float32", make=integers, exact=True)
 
