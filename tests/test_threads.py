@@ -281,8 +281,13 @@ def test_threads_raised_after_scratch_was_measured_stay_out_of_it(threads):
 
     spec = next(case for case in CONVS if case.n > 1).spec()._replace(n=40)
     x, w, gy = (RNG.integers(-4, 5, s).astype("f4") for s in (spec.x_shape, spec.w_shape, spec.y_shape))
-    inputs = {"forward": (x, w, np.empty(0, "f4")), "input_grad": (gy, w), "weight_grad": (x, gy)}
-    shapes = {"forward": spec.y_shape, "input_grad": spec.x_shape, "weight_grad": spec.w_shape}
+    none = np.empty(0, "f4")
+    inputs = {
+        "forward": (x, w, none), "forward_residual": (x, w, none, gy), "input_grad": (gy, w), "weight_grad": (x, gy)
+    }  # fmt: skip
+    shapes = {
+        "forward": spec.y_shape, "forward_residual": spec.y_shape, "input_grad": spec.x_shape, "weight_grad": spec.w_shape
+    }  # fmt: skip
     for row in conv.VARIANTS:
         problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
         if row.name != "tiled":
