@@ -33,9 +33,7 @@ Units = tuple[float, ...]  # of a row: its jobs, then how often it does what CYC
 
 COLD = 8 * 1024 * 1024  # bytes
 COLD_WEIGHTS = 4  # times what packing takes where weights are in no cache
-EVEN = (
-    2  # threads among which jobs are taken to be shared out, whatever their number is: the choice must not depend on it
-)
+EVEN = 2  # threads that jobs are taken to be shared among; not their real number, on which no choice may depend
 
 
 def _up(value: int, unit: int) -> int:
@@ -178,15 +176,8 @@ def _channels_weight(spec: ConvSpec, itemsize: int) -> Units:
     sums = a.groups * turns * pairs * tile.rows * tile.columns
     lines = a.groups * turns * a.cg * a.n * spec.kernel[0] * a.out[0] * _up(spec.size[1], lanes)  # of the source
     return (
-        work.jobs,
-        steps * _cycles(tile.rows, tile.columns),
-        steps,
-        strips * sums,
-        *copies,
-        squares,
-        a.parts * sums,
-        lines,
-    )
+        work.jobs, steps * _cycles(tile.rows, tile.columns), steps, strips * sums, *copies, squares, a.parts * sums, lines,
+    )  # fmt: skip
 
 
 def _tiled_weight(spec: ConvSpec, itemsize: int) -> Units:
