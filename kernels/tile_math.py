@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import _I64, Tile, _address, _fma, _literal, _load, _mask, _masked_load, _moved, _splat
+from .simd import _I64, Tile, _address, _fma, _literal, _load, _mask, _masked_load, _moved, _splat, _store
 
 
 def _each(builder: Any, kind: Tile, result: Any, compute: Callable[..., Any], *tiles: Any) -> Any:
@@ -47,6 +47,27 @@ def load_part(typingctx, y, offset, count, fill):
         return value
 
     return fill(y, types.int64, types.int64, fill), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_rows_part(typingctx, y, offset, stride, rows, columns, wanted, count):
+    """The tile at y[offset], rows ``stride`` elements apart, of which ``wanted`` and of them the first ``count`` lanes are
+    read; others are zero, and other rows those of the last."""
+    kind = Tile(y.dtype, _literal(rows), _literal(columns))
+
+    def codegen(context, builder, signature, args):
+        yv, start, step, _, _, number, lanes = args
+        value = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        for i in range(kind.rows):
+            place = builder.add(start, builder.mul(_clamped(builder, i, number), step))
+            for j in range(kind.columns):
+                address = _address(context, builder, y, yv, _moved(builder, place, j * kind.lanes))
+                vector = _masked_load(builder, address, _mask(builder, lanes, j, kind), kind)
+                value = builder.insert_value(value, vector, i * kind.columns + j)
+        return value
+
+    integer = types.int64
+    return kind(y, integer, integer, rows, columns, integer, integer), codegen
 
 
 @intrinsic
@@ -151,33 +172,33 @@ def _clamped(builder: Any, number: int, count: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def add_row_products(typingctx, tile, a, a_offset, rows, b, b_offset, columns, stride, count, whole):
-    """tile[i, j] + a[a_offset + i · stride …] · b[b_offset + j · stride …], vector by vector.
+def add_row_products(typingctx, tile, a, a_offset, a_stride, rows, b, b_offset, b_stride, columns, count, whole):
+    """tile[i, j] + a[a_offset + i · a_stride …] · b[b_offset + j · b_stride …], vector by vector.
 
     Only ``rows`` and ``columns`` vectors are read, and only their first ``count`` lanes unless ``whole`` is 1.
     """
     masked = _literal(whole) == 0
 
     def codegen(context, builder, signature, args):
-        value, av, ao, wanted_rows, bv, bo, wanted_columns, step, number, _ = args
+        value, av, ao, a_step, wanted_rows, bv, bo, b_step, wanted_columns, number, _ = args
 
-        def vector(kind: Any, array: Any, start: Any, index: int, wanted: Any) -> Any:
+        def vector(kind: Any, array: Any, start: Any, step: Any, index: int, wanted: Any) -> Any:
             offset = builder.add(start, builder.mul(_clamped(builder, index, wanted), step))
             address = _address(context, builder, kind, array, offset)
             return _masked_load(builder, address, _mask(builder, number, 0, tile), tile) if masked else _load(
                 builder, address, tile
             )  # fmt: skip
 
-        right = [vector(b, bv, bo, j, wanted_columns) for j in range(tile.columns)]
+        right = [vector(b, bv, bo, b_step, j, wanted_columns) for j in range(tile.columns)]
         for i in range(tile.rows):
-            left = vector(a, av, ao, i, wanted_rows)
+            left = vector(a, av, ao, a_step, i, wanted_rows)
             for j, column in enumerate(right):
                 n = i * tile.columns + j
                 value = builder.insert_value(value, _fma(builder, left, column, builder.extract_value(value, n)), n)
         return value
 
     integer = types.int64
-    return tile(tile, a, integer, integer, b, integer, integer, integer, integer, whole), codegen
+    return tile(tile, a, integer, integer, integer, b, integer, integer, integer, integer, whole), codegen
 
 
 @intrinsic
@@ -233,3 +254,20 @@ def store_lane_sums(typingctx, y, offset, stride, tile, rows, columns):
         return context.get_dummy_value()
 
     return types.void(y, types.int64, types.int64, tile, types.int64, types.int64), codegen
+
+
+@intrinsic
+def add_sums(typingctx, y, offset, tile):
+    """y[offset + i · columns + j] += the sum over the lanes of tile[i, j], in whole vectors."""
+
+    def codegen(context, builder, signature, args):
+        yv, start, value = args
+        vectors = [builder.extract_value(value, n) for n in range(tile.rows * tile.columns)]
+        vectors += [ir.Constant(tile.vector, None)] * (-len(vectors) % tile.lanes)
+        for n in range(0, len(vectors), tile.lanes):
+            sums = _lane_sums(builder, vectors[n : n + tile.lanes], tile.lanes)
+            address = _address(context, builder, y, yv, _moved(builder, start, n))
+            _store(builder, builder.fadd(_load(builder, address, tile), sums), address, tile)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, tile), codegen

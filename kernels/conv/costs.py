@@ -20,6 +20,7 @@ from . import (
     cpu_channels_weight,
     cpu_images,
     cpu_images_weight,
+    cpu_patches,
     cpu_pointwise,
     cpu_spread,
     cpu_tiled,
@@ -32,6 +33,7 @@ from .lattice import RESULTS_H, RESULTS_W, TAPS, Strip
 Units = tuple[float, ...]  # of a row: its jobs, then how often it does what CYCLES has a time for
 
 COLD = 8 * 1024 * 1024  # bytes
+FAR_VECTOR = 2  # cycles from one vector to the next out of the second-level cache
 COLD_WEIGHTS = 4  # times what packing takes where weights are in no cache
 EVEN = 2  # threads that jobs are taken to be shared among; not their real number, on which no choice may depend
 
@@ -157,8 +159,8 @@ def _images_weight(spec: ConvSpec, itemsize: int) -> Units:
     squares = work.blocks * _squares(a, a.cg, work.lanes) + a.kg * a.strips * _up(a.rows * a.out[1], work.lanes)
     sums = tiles * a.kernel[0] * rows * columns
     return (
-        work.jobs, times * steps * _cycles(rows, columns), times * steps, times * squares, times * a.strips * sums,
-        a.parts * a.groups * sums, _cold(spec, itemsize),
+        work.jobs, times * steps * max(_cycles(rows, columns), FAR_VECTOR * rows), times * squares,
+        times * a.strips * sums, a.parts * a.groups * sums, _cold(spec, itemsize),
     )  # fmt: skip
 
 
@@ -252,6 +254,37 @@ def _pointwise_weight(spec: ConvSpec, itemsize: int) -> Units:
     )  # fmt: skip
 
 
+def _met(spec: ConvSpec, axis: int) -> int:
+    """Taps that meet pixels along an axis, over all results."""
+    first = np.arange(spec.out[axis]) * spec.stride[axis] - spec.padding[axis][0]
+    at = first[:, None] + np.arange(spec.kernel[axis]) * spec.dilation[axis]
+    return int(np.count_nonzero((at >= 0) & (at < spec.size[axis])))
+
+
+def _patches(spec: ConvSpec, itemsize: int, direction: str) -> Units:
+    work = cpu_patches.patch_work(spec, itemsize)
+    a, lanes = work.layout, work.lanes
+    results, (taps_down, taps_across) = spec.k * work.pixels, a.kernel
+    rows = spec.c * work.pixels * taps_down * (_up(taps_across, lanes) if a.dilation[1] == 1 else taps_across)
+    weights = (
+        len(work.chunks) * spec.k * a.length / lanes * (COLD_WEIGHTS if spec.k * a.length * itemsize > COLD else 1)
+    )
+    if direction == "forward":
+        height, width = work.tile
+        jobs = a.groups * _up(a.filters, work.filters)
+        tiles = a.groups * _up(a.filters, height) * sum(_up(min(a.room, work.pixels - i), width) for i in work.chunks)
+        steps = tiles * _up(a.length, lanes)
+        return jobs, steps * _cycles(height, width), tiles * _up(a.length, cpu_patches.STRIP), rows, results, weights
+    height, width = cpu_patches.ROWS, cpu_patches.COLUMNS
+    across = a.groups * _up(a.length, width * lanes)
+    if direction == "input_grad":
+        tiles, terms, jobs = across * _up(work.pixels, height), a.filters, across * _up(a.room, cpu_patches.ROOM)
+        rows = spec.c * spec.n * _met(spec, 0) * _met(spec, 1)
+    else:
+        tiles, terms, jobs = across * _up(a.filters, height), work.pixels, across
+    return jobs, tiles * terms * _cycles(height, width), tiles * _up(terms, cpu_patches.TERMS), rows, results, weights
+
+
 _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
     ("images", "forward"): lambda spec, itemsize: _images(spec, itemsize, True),
     ("images", "input_grad"): lambda spec, itemsize: _images(spec, itemsize, False),
@@ -260,6 +293,9 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
     ("channels", "forward"): lambda spec, itemsize: _channels(spec, itemsize, True),
     ("channels", "input_grad"): lambda spec, itemsize: _channels(spec, itemsize, False),
     ("channels", "weight_grad"): _channels_weight,
+    ("patches", "forward"): lambda spec, itemsize: _patches(spec, itemsize, "forward"),
+    ("patches", "input_grad"): lambda spec, itemsize: _patches(spec, itemsize, "input_grad"),
+    ("patches", "weight_grad"): lambda spec, itemsize: _patches(spec, itemsize, "weight_grad"),
     ("tiled", "forward"): lambda spec, itemsize: _tiled(spec, itemsize, True),
     ("tiled", "input_grad"): lambda spec, itemsize: _tiled(spec, itemsize, False),
     ("tiled", "weight_grad"): _tiled_weight,
@@ -273,25 +309,28 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
 
 # Of the units above, in their order, and at last of a call.
 CYCLES: dict[tuple[str, str], Units] = {
-    ("pointwise", "forward"): (1.24, 2.48, 0.314, 0, 7.11, 622, 0),
-    ("pointwise", "input_grad"): (1.37, 0.0627, 0, 1.82, 5.75, 0, 109600),
-    ("pointwise", "weight_grad"): (1.65, 4.49, 0, 95.6, 11.7, 63700),
+    ("pointwise", "forward"): (1.29, 2.28, 0.459, 0, 7.13, 6.67, 58700),
+    ("pointwise", "input_grad"): (1.3, 4.66, 0, 1.81, 6.88, 17.4, 46300),
+    ("pointwise", "weight_grad"): (1.14, 2.92, 20.5, 123, 11.3, 26700),
     ("winograd", "forward"): (1.62, 781, 0, 663, 0),
     ("winograd", "input_grad"): (1.44, 0, 1140, 588, 0),
     ("winograd", "weight_grad"): (1.89, 0.355, 459, 274, 0, 0),
     ("images", "forward"): (1.08, 0, 5.85, 95.9, 0, 9.06, 8.6, 31000),
     ("images", "input_grad"): (0.881, 3.08, 6.22, 90.7, 62.1, 3.12, 7.82, 16400),
-    ("images", "weight_grad"): (1.15, 0.201, 105, 12.6, 0, 3.49, 43100),
+    ("images", "weight_grad"): (1.24, 94.9, 7.22, 1.33, 2.99, 36200),
     ("spread", "input_grad"): (0.915, 3.94, 5.83, 115, 27, 16.6, 37000),
     ("channels", "forward"): (1.22, 0, 8.39, 30, 0, 0, 7.06, 15.8, 17.2, 90000),
     ("channels", "input_grad"): (1.2, 0, 7.22, 9.96, 20.4, 33.5, 5.84, 19.6, 9.33, 83600),
     ("channels", "weight_grad"): (1.2, 0, 0, 7.57, 8.8, 76.2, 10.1, 4.05, 43300),
+    ("patches", "forward"): (0.978, 234, 8.45, 0, 1.98, 63500),
+    ("patches", "input_grad"): (0.851, 397, 4.13, 3.9, 0.523, 60500),
+    ("patches", "weight_grad"): (0.971, 127, 8.65, 3.4, 0, 56700),
     ("tiled", "forward"): (1.14, 0.395, 3.53, 16.6, 19.1, 23.1, 0, 0, 32100),
     ("tiled", "input_grad"): (0.907, 3.47, 12.3, 22.7, 10.6, 4.67, 0.286, 5.25, 40000),
     ("tiled", "weight_grad"): (0.482, 8.76, 4.1, 22, 5.2, 28700),
 }
 
-ROWS = ("pointwise", "winograd", "images", "spread", "channels", "tiled")
+ROWS = ("pointwise", "winograd", "images", "spread", "channels", "patches", "tiled")
 
 
 @lru_cache(maxsize=4096)
@@ -320,10 +359,11 @@ def refuses(row: str, problem: Problem) -> str:
 
 def slower(row: str, problem: Problem) -> str:
     """That another row is expected to be faster than this one, which can take the problem; "" if none is."""
-    if row == "pointwise" and problem.spec.size == problem.spec.out:
-        return ""  # no other row comes near it where planes are read whole
     case = (problem.direction, problem.spec, problem.itemsize)
     ours = cycles(row, *case)
-    others = {cycles(other, *case): other for other in ROWS if other != row and not refuses(other, problem)}
+    # Where the pointwise row reads planes whole, only few pixels let another come near it.
+    whole = row == "pointwise" and problem.spec.size == problem.spec.out
+    rivals = ("patches",) if whole else ROWS
+    others = {cycles(other, *case): other for other in rivals if other != row and not refuses(other, problem)}
     fastest = min(others, default=ours)
     return f"expected at {ours / fastest:.2f} times the {others[fastest]} row's time" if fastest < ours else ""

@@ -33,10 +33,12 @@ def _forward(job, worker, x, w, bias, spec, y):
         outputs = min(OUTPUTS, spec.outputs - o)
         tile = zero_tile(y, IMAGES, OUTPUTS)
         for i in range(0, whole, lanes):
-            tile = add_row_products(tile, x, n * inputs + i, images, w, o * inputs + i, outputs, inputs, lanes, 1)
+            tile = add_row_products(
+                tile, x, n * inputs + i, inputs, images, w, o * inputs + i, inputs, outputs, lanes, 1
+            )
         if whole < inputs:
             left, right = n * inputs + whole, o * inputs + whole
-            tile = add_row_products(tile, x, left, images, w, right, outputs, inputs, inputs - whole, 0)
+            tile = add_row_products(tile, x, left, inputs, images, w, right, inputs, outputs, inputs - whole, 0)
         store_lane_sums(y, first + o, spec.outputs, tile, images, outputs)
     nothing = zero_tile(y, 1, 1)
     for row in range(first, last, spec.outputs):
