@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 CPU_DTYPES = ("float32", "float64")
+SHARED_BYTES = 24 * 1024 * 1024  # of scratch that all threads share; with a thread's own it stays below 32 MiB
 
 
 class Problem(NamedTuple):
@@ -90,3 +91,11 @@ def cpu_only(problem: Problem) -> str:
     if problem.dtype not in CPU_DTYPES:
         return f"takes {' and '.join(CPU_DTYPES)}, not {problem.dtype}"
     return ""
+
+
+def too_large(elements: int, itemsize: int) -> str:
+    """Why a row does not take a problem for which it would keep so many elements in shared scratch; "" if it may."""
+    if elements * itemsize <= SHARED_BYTES:
+        return ""
+    wanted = elements * itemsize / 2**20
+    return f"would need {wanted:.0f} MiB of scratch for all threads, of which there are at most {SHARED_BYTES >> 20}"

@@ -231,7 +231,6 @@ def test_scratch_is_bounded(threads, count):
     assert {name: size / MIB for name, size in found.items() if size > count * MOST} == {}
 
 
-@pytest.mark.xfail(reason="rows that pack all weights at once ask for a whole copy of them, however large", strict=True)
 def test_scratch_is_bounded_for_huge_weights(threads):
     threads(1)
     assert {name: size / MIB for name, size in scratch(HUGE_WEIGHTS) if size > MOST} == {}

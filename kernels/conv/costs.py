@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import simd
 from ..spec import ConvSpec
-from ..variant import Problem, cpu_only
+from ..variant import Problem, cpu_only, too_large
 from . import (
     cpu_channels,
     cpu_channels_weight,
@@ -250,7 +250,7 @@ def _pointwise_weight(spec: ConvSpec, itemsize: int) -> Units:
     pieces = work.all_pieces * (work.row_tiles * work.column_tiles + work.columns)
     return (
         EVEN, steps * _cycles(rows, columns), pieces, chunks * work.row_tiles * work.column_tiles * rows * columns, turned,
-        work.parts * plan.part / lanes,
+        work.parts * plan.part / lanes, 0 if work.grid.dense else spec.c * pixels,
     )  # fmt: skip
 
 
@@ -311,7 +311,7 @@ _UNITS: dict[tuple[str, str], Callable[[ConvSpec, int], Units]] = {
 CYCLES: dict[tuple[str, str], Units] = {
     ("pointwise", "forward"): (1.29, 2.28, 0.459, 0, 7.13, 6.67, 58700),
     ("pointwise", "input_grad"): (1.3, 4.66, 0, 1.81, 6.88, 17.4, 46300),
-    ("pointwise", "weight_grad"): (1.14, 2.92, 20.5, 123, 11.3, 26700),
+    ("pointwise", "weight_grad"): (1.1, 3.94, 26.4, 97.6, 5.55, 2.43, 29900),
     ("winograd", "forward"): (1.62, 781, 0, 663, 0),
     ("winograd", "input_grad"): (1.44, 0, 1140, 588, 0),
     ("winograd", "weight_grad"): (1.89, 0.355, 459, 274, 0, 0),
@@ -341,8 +341,28 @@ def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
     return sum(count * unit for count, unit in zip(counts, units, strict=True)) * _waits(jobs) + call
 
 
+# Elements that a row keeps in shared scratch, where their number grows with the weights.
+_COPIED: dict[tuple[str, str], Callable[[ConvSpec, int], int]] = {
+    ("pointwise", "forward"): lambda spec, itemsize: cpu_pointwise._layout("forward", spec, itemsize).packed,
+    ("pointwise", "input_grad"): lambda spec, itemsize: cpu_pointwise._layout("input_grad", spec, itemsize).packed,
+    ("pointwise", "weight_grad"): lambda spec, itemsize: cpu_pointwise._weight_layout(spec, itemsize).sums,
+    ("winograd", "weight_grad"): lambda spec, itemsize: sum(cpu_winograd_weight._work(spec, itemsize).sizes),
+    ("spread", "input_grad"): lambda spec, itemsize: cpu_spread.gradient_work(spec, itemsize).packed,
+    ("channels", "forward"): lambda spec, itemsize: cpu_channels._forward_work(spec, itemsize).packed,
+    ("channels", "input_grad"): lambda spec, itemsize: cpu_channels._gradient_work(spec, itemsize).packed,
+    ("tiled", "input_grad"): lambda spec, itemsize: cpu_tiled.gradient_work(spec, itemsize).gathered,
+}
+
+
 def refuses(row: str, problem: Problem) -> str:
     """Why a row cannot take a problem; "" if it can."""
+    if reason := _refuses(row, problem):
+        return reason
+    copied = _COPIED.get((row, problem.direction))
+    return too_large(copied(problem.spec, problem.itemsize), problem.itemsize) if copied else ""
+
+
+def _refuses(row: str, problem: Problem) -> str:
     gradient = problem.direction == "weight_grad"
     if row == "pointwise":
         return cpu_pointwise.refuses(problem)

@@ -45,7 +45,7 @@ from ..simd import lanes_of, load_tile, store_tile, zero_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..tiles import load_transposed
-from ..variant import Problem, cpu_only
+from ..variant import SHARED_BYTES, Problem, cpu_only
 from .blocks import Blocks, Lines, channels_together, copy_lines, count_blocks, make_blocks, whole
 
 POINTS = SIZE * SIZE
@@ -133,7 +133,8 @@ def _work(spec: ConvSpec, gradient: bool, itemsize: int) -> _Work:
     filters = whole(outer, ROWS)
     few = count_blocks(spec.n, result, step) <= BLOCKS_WIDE // 2
     wide = POINTS * filters * filter_pitch * itemsize > FILTER_BYTES or (few and filters >= 8 * ROWS)
-    blocks = make_blocks(spec.n, result, step, itemsize, *((BLOCKS_WIDE,) if wide else (BLOCKS, JOBS)))
+    most = min(BLOCKS_WIDE, SHARED_BYTES // (POINTS * inner * itemsize))
+    blocks = make_blocks(spec.n, result, step, itemsize, *((most,) if wide else (BLOCKS, JOBS)))
     lines = blocks.lines_of(inner, source, pad, SIZE, step)
     finished = blocks.in_row * blocks.share * step
     places = blocks.places((SIZE, lines.pitch, step), (step, finished, step))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import product_parts
 from ..residual import with_residual
-from ..variant import Problem, Variant, cpu_only, no_workspace
-from . import cpu_blocked, cpu_panels, cpu_weight
+from ..variant import Problem, Variant, cpu_only, never, no_workspace, too_large
+from . import cpu_blocked, cpu_panels, cpu_patches, cpu_weight
 
 
 def _weight_bytes(problem: Problem) -> int:
@@ -38,12 +40,26 @@ def _cuda_warpgroup_tf32(problem: Problem) -> int:
     return workspace_bytes(problem.direction, as_convolution(problem.spec), False, kind="tf32")
 
 
+def _copied(problem: Problem) -> str:
+    return cpu_only(problem) or too_large(problem.spec.k * problem.spec.c, problem.itemsize)
+
+
+def _row(name: str, direction: str, module: Any) -> Variant:
+    """The row of a module; where patches would be faster than it, it says so."""
+    slower = never if module is cpu_patches else cpu_patches.other_is_slower
+    refuses = cpu_only if module is cpu_patches else module.refuses
+    return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, slower=slower)
+
+
 _CPU = (
-    Variant("panels", "forward", "cpu", cpu_only, cpu_panels.forward, cpu_panels.workspace_bytes),
-    Variant("panels", "input_grad", "cpu", cpu_only, cpu_panels.input_grad, cpu_panels.workspace_bytes),
-    Variant("outer", "weight_grad", "cpu", cpu_only, cpu_weight.weight_grad, cpu_weight.workspace_bytes),
+    _row("panels", "forward", cpu_panels),
+    _row("panels", "input_grad", cpu_panels),
+    _row("outer", "weight_grad", cpu_weight),
+    _row("patches", "forward", cpu_patches),
+    _row("patches", "input_grad", cpu_patches),
+    _row("patches", "weight_grad", cpu_patches),
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
-    Variant("blocked", "input_grad", "cpu", cpu_only, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
+    Variant("blocked", "input_grad", "cpu", _copied, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
 )
 

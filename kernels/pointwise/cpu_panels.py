@@ -38,7 +38,7 @@ from ..simd import (
 from ..spec import Pair, PointwiseSpec
 from ..squares import load_square_part, turn_square
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
-from ..variant import Problem
+from ..variant import Problem, cpu_only, too_large
 from .grid import Grid, address_of, collect, gather, scatter, tabulate, whole
 
 # (rows, columns) of the tiles.
@@ -252,3 +252,9 @@ def workspace_bytes(problem: Problem) -> int:
     itemsize = problem.itemsize
     plan = (_forward_layout if problem.direction == "forward" else _gradient_layout)(problem.spec, itemsize)
     return room_bytes(plan, itemsize)
+
+
+def refuses(problem: Problem) -> str:
+    """Takes weights of which a packed copy fits into shared scratch."""
+    plan = (_forward_layout if problem.direction == "forward" else _gradient_layout)(problem.spec, problem.itemsize)
+    return cpu_only(problem) or too_large(plan.packed, problem.itemsize)

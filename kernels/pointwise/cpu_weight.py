@@ -29,7 +29,7 @@ from ..simd import add_outer_rows, lanes_of, load_tile, prefetch, store_tile, st
 from ..spec import Pair, PointwiseSpec
 from ..squares import load_square, load_square_part, turn_square
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
-from ..variant import Problem
+from ..variant import Problem, cpu_only, too_large
 from .grid import Grid, whole
 
 # (rows, columns) of the tiles.
@@ -69,6 +69,11 @@ class _Layout(NamedTuple):
     turned: bool  # the rows are channels of x: the sums are gw transposed
     part: int  # elements of the sums of a part
     scratch: int  # elements for each thread
+
+    @property
+    def sums(self) -> int:
+        """Elements of the sums of all parts."""
+        return self.work.parts * self.part
 
 
 def _cost(rows: int, columns: int, tile: Pair, lanes: int) -> float:
@@ -256,8 +261,7 @@ def run(plan: _Layout, x: np.ndarray, gy: np.ndarray, workspace: np.ndarray, out
         return
     work, (height, columns) = plan.work, plan.tile
     room = workspace.view(out.dtype)
-    sums = room[: work.parts * plan.part]
-    scratch = thread_rows(room[work.parts * plan.part :], plan.scratch)
+    sums, scratch = room[: plan.sums], thread_rows(room[plan.sums :], plan.scratch)
     a, b = (x, gy) if plan.turned else (gy, x)
     jobs = work.parts * work.row_blocks * work.column_blocks
     _KERNELS[plan.tile](jobs, a.reshape(-1), b.reshape(-1), work, scratch, sums, limit=scratch.shape[0])
@@ -270,7 +274,7 @@ def run(plan: _Layout, x: np.ndarray, gy: np.ndarray, workspace: np.ndarray, out
 
 def room_bytes(plan: _Layout, itemsize: int) -> int:
     """The partial sums, and the turned pixels of each thread."""
-    return (plan.work.parts * plan.part + num_threads() * plan.scratch) * itemsize
+    return (plan.sums + num_threads() * plan.scratch) * itemsize
 
 
 def _flat_layout(spec: PointwiseSpec, itemsize: int) -> _Layout:
@@ -286,3 +290,8 @@ def workspace_bytes(problem: Problem) -> int:
     """As :func:`room_bytes`."""
     itemsize = problem.itemsize
     return room_bytes(_flat_layout(problem.spec, itemsize), itemsize)
+
+
+def refuses(problem: Problem) -> str:
+    """Takes weights whose sums fit into shared scratch."""
+    return cpu_only(problem) or too_large(_flat_layout(problem.spec, problem.itemsize).sums, problem.itemsize)
