@@ -19,7 +19,7 @@ from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
 from convkern.kernels.spec import ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, empty_window, output_size
-from convkern.kernels.variant import Problem, Variant, cpu_only
+from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES, REDUCED
 
 from .bounds import assert_within, floats, from_halves, halves, integers
@@ -576,7 +576,6 @@ def test_depthwise_rows_at_every_edge_of_their_tiles(row, stride, dtype, monkeyp
     from convkern.kernels.conv import cpu_depthwise
 
     monkeypatch.setattr(cpu_depthwise, "PIXELS", 60)
-    monkeypatch.setattr(cpu_depthwise, "LANES", np.inf)  # whatever is faster
     cpu_depthwise._layout.cache_clear()
     paddings = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 0), (1, 3)))
     for width in (3, 8, 15, 16, 17, 18, 31, 32, 33, 34, 47, 65):
@@ -618,7 +617,6 @@ def lane_strips(request, monkeypatch):
         monkeypatch.setattr(lane_strips, "STRIP_BYTES", 6000)
         monkeypatch.setattr(lane_strips, "CHUNK_BYTES", 4000)
         monkeypatch.setattr(cpu_depthwise_lanes_weight, "PART_PIXELS", 1)
-    monkeypatch.setattr(cpu_depthwise_lanes, "FILLED", 0)
     for cache in caches:
         cache.cache_clear()
     yield lane_strips
@@ -630,9 +628,8 @@ def lane_strips(request, monkeypatch):
 @pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "lanes"], ids=row_id)
 def test_lane_rows_at_every_edge_of_strips_and_tiles(row, dtype, lane_strips):
     for spec in lane_specs():
-        anyway = row._replace(refuses=cpu_only)  # a single channel too
-        assert check_conv(anyway, spec, dtype, make=integers, exact=True)
-        assert check_conv(anyway, spec._replace(activation=int(row.direction.startswith("forward"))), dtype)
+        assert check_conv(row, spec, dtype, make=integers, exact=True)
+        assert check_conv(row, spec._replace(activation=int(row.direction.startswith("forward"))), dtype)
 
 
 @pytest.mark.parametrize("row", [r for r in cpu_rows(conv.VARIANTS) if r.name == "lanes"], ids=row_id)
@@ -641,24 +638,25 @@ def test_lane_rows_refuse_what_does_not_fit(row):
     problem = Problem("conv", row.direction, "cpu", "float32", "default", spec)
     assert row.refuses(problem) == ""
     assert "a group" in row.refuses(problem._replace(spec=spec._replace(groups=1)))
-    assert "single channel" in row.refuses(problem._replace(spec=spec._replace(c=1, groups=1)))
-    two_planes = problem._replace(spec=spec._replace(n=1, c=2, k=2, groups=2))
-    assert ("enough" in row.refuses(two_planes)) == (simd.VECTOR_BITS > 128)  # they fill half of four lanes
     wide = spec._replace(size=(9, 90000), out=(9, 90000))
     assert "short enough" in row.refuses(problem._replace(spec=wide))
 
 
 @pytest.mark.skipif(simd.VECTOR_BITS != 512, reason="where the rows meet is known for vectors of 512 bits")
 def test_depthwise_rows_leave_to_lanes_what_they_are_slower_at():
-    """7x7 planes fill half of a row's vector but read in place; of 4x4 planes nothing is left but padding."""
-    from convkern.kernels.conv import cpu_depthwise
+    """28 pixels fill most of a row's vectors, which read in place; of 4x4 planes nothing is left but padding."""
+    from convkern.kernels.conv import costs
 
     for n, c, size, kernel, lanes in ((38, 28, (4, 4), (7, 5), True), (16, 192, (28, 28), (3, 3), False)):
         padding = tuple((k // 2, k // 2) for k in kernel)
         spec = ConvSpec(n, c, c, c, size, kernel, (1, 1), padding, (1, 1), size)
         for direction in ("forward", "input_grad", "weight_grad"):
+            assert (costs.cycles("lanes", direction, spec, 4) < costs.cycles("depthwise", direction, spec, 4)) == lanes
             problem = Problem("conv", direction, "cpu", "float32", "default", spec)
-            assert ("lanes" in cpu_depthwise.refuses(problem)) == lanes
+            assert costs.refuses("lanes", problem) == costs.refuses("depthwise", problem) == ""
+            assert ("times the" in costs.slower("lanes", problem)) != lanes or "images" in costs.slower(
+                "lanes", problem
+            )
 
 
 def test_blocks_follow_the_hosts_cache(monkeypatch):

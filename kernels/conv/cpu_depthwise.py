@@ -56,37 +56,23 @@ from ..simd_shift import (
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
 from ..variant import Problem, cpu_only
-from .cpu_images import few_images
-from .depthwise_costs import lane_cycles, row_cycles
 
 LARGEST = 7  # kernel height and width: larger ones would need too many registers
 PIXELS = 16384  # that make a job: several planes where they are small
 AHEAD = 4096  # pixels that are prefetched ahead at most
-LANES = 1.05  # times the expected time of channels as lanes that a problem may take
 JOBS = 16  # of a weight gradient, at least; the batch is cut into parts where there are fewer filters
 
 
 def refuses(problem: Problem) -> str:
-    """Takes what this file's idea needs, and leaves what is slower so to channels as lanes."""
+    """Takes what this file's idea needs."""
     spec = problem.spec
     if spec.c != spec.groups:
         return "takes one input channel a group"
-    if spec.c == 1 and not few_images(spec, problem.itemsize):
-        return "leaves a single channel of many images to vectors of images (up to 1.6 times as fast on LeNet's first layer)"
     if max(spec.kernel) > LARGEST:
         return f"takes kernels of at most {LARGEST}x{LARGEST}"
-    if spec.k > spec.c and spec.kernel[0] * spec.kernel[1] > 25:
-        return "takes kernels of more than 25 taps with one filter a channel only: each filter reads the image anew"
     if spec.dilation != (1, 1) or spec.stride not in ((1, 1), (2, 2)):
         return "takes dilation 1 and strides of 1 or 2"
-    if reason := cpu_only(problem):
-        return reason
-    rows, lanes = row_cycles(problem, _problem_vectors(problem)), lane_cycles(problem)
-    return (
-        ""
-        if rows <= LANES * lanes
-        else f"expected at {rows / lanes:.2f} times the time of the row with channels as lanes"
-    )
+    return cpu_only(problem)
 
 
 class _Layout(NamedTuple):
@@ -314,10 +300,9 @@ def _vectors(width: int, itemsize: int) -> int:
     return 2 if simd.REGISTERS == 32 and width > simd.VECTOR_BITS // (8 * itemsize) else 1
 
 
-def _problem_vectors(problem: Problem) -> int:
+def vectors_of(spec: ConvSpec, itemsize: int, direction: str) -> int:
     """Vectors in a row of a problem's tiles."""
-    spec, itemsize = problem.spec, problem.itemsize
-    if problem.direction == "input_grad":
+    if direction == "input_grad":
         return 2 if spec.stride[1] == 2 else _vectors(spec.size[1], itemsize)
     return _vectors(spec.out[1], itemsize)
 

@@ -32,7 +32,6 @@ from ..variant import Problem, cpu_only
 from .lane_strips import PIXELS, Work, lane_work, load_pixels, pad_strip
 from .lattice import FIRST_TAP, RESULTS_H, RESULTS_W, TAPS, forward_axis, gradient_axis
 
-FILLED = 0.5  # of the lanes of a vector that have a plane, at least
 MOST_BYTES = host.l2_bytes()  # of a strip, where it can have one row of results only
 
 
@@ -235,12 +234,8 @@ def refusal(problem: Problem, make: Callable[[ConvSpec, int], Work]) -> str:
         return reason
     if problem.spec.c != problem.spec.groups:
         return "takes one input channel a group"
-    if problem.spec.c == 1:
-        return "leaves a single channel to the general rows"
     itemsize = problem.itemsize
     work = make(problem.spec, itemsize)
-    if 0 < work.layout.planes < FILLED * work.lanes:
-        return "takes planes enough for the lanes of a vector"
     if work.scratch * itemsize > MOST_BYTES:
         return f"takes rows short enough for a strip of {MOST_BYTES >> 10} KiB"
     return ""
