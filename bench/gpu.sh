@@ -12,7 +12,7 @@ dir=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 total=${TOTAL:-580}
-stages=${STAGES:-build primitives tests sanitizer ceilings memory rows steps}
+stages=${STAGES:-build primitives tests sanitizer ceilings memory rows ladder steps}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 CONVKERN_TUNE=0
 export CONVKERN_CACHE_DIR="${CONVKERN_CACHE_DIR:-$dir/cache}"
 # Where the compiler's library and the assembler are looked for if they are not installed as wheels.
@@ -22,7 +22,7 @@ start=$(date +%s)
 limit_of() {  # seconds that a stage may take
     case $1 in
         facts) echo 40 ;; build) echo 120 ;; primitives) echo 60 ;; tests) echo 90 ;; sanitizer) echo 60 ;;
-        ceilings) echo 30 ;; memory) echo 30 ;; rows) echo 150 ;; steps) echo 130 ;; *) echo 60 ;;
+        ceilings | memory | ladder) echo 30 ;; rows) echo 150 ;; steps) echo 130 ;; *) echo 60 ;;
     esac
 }
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convkern.bench import cases
 from convkern.bench.cases import CONVS, GRADIENTS, LAYERS
 from convkern.bench.gpu import clock, rows, stage
 from convkern.device import gpu
@@ -232,24 +231,71 @@ def test_copies_of_every_layer_flow_past_the_cache():
         assert count * nbytes <= max(2 * cache + nbytes, 2 * nbytes)
 
 
-def test_the_notebook_shows_what_the_stage_wrote(tmp_path, capsys):
-    (layer,) = cases.select(["resnet18-28"])
-    case = dataclasses.replace(layer, n=rows.BATCH)
-    (tmp_path / "bench" / "results" / "gpu").mkdir(parents=True)
-    report = stage.Report("rows", tmp_path / "bench" / "results" / "gpu" / "rows.json", 60)
+NOTEBOOK = ROOT / "notebooks" / "03_from_naive_to_tensor_cores.ipynb"
+
+
+@needs_compiler
+def test_the_notebook_shows_what_the_stages_wrote(tmp_path, capsys):
+    from convkern.bench.gpu import ladder, rungs
+
+    case = ladder.the_case()
+    folder = tmp_path / "bench" / "results" / "gpu"
+    folder.mkdir(parents=True)
+    report = stage.Report("rows", folder / "rows.json", 60)
     seconds = {"torch tf32 nchw": 1e-4, "tensor tf32 nchw": 2e-4, "warpgroup_float16 float16 channels_last": 5e-5}
     for direction in GRADIENTS:
         entry = {"case": case.name, "direction": direction, "seconds": seconds, "apart": {}}
         report.add("entries", rows.judge(entry, case, {}))
-    notebook = json.loads((ROOT / "notebooks" / "03_from_naive_to_tensor_cores.ipynb").read_text(encoding="utf-8"))
+    climbed = stage.Report("ladder", folder / "ladder.json", 60)
+    for name, rung in rungs.RUNGS.items():
+        climbed.add("entries", {"rung": name, "precision": rung.precision, "seconds": 1e-2 / (len(name))})
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "speed-time")
     known = {"json": json, "PEAK": {"float32": 66.9e12, "TF32": 494.7e12, "float16": 989.4e12}, "fmas": case.flops // 2}
     exec("".join(cell["source"]), known | {"checkout": tmp_path})
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["warpgroup_float16", "torch", "tensor"]
-    assert "200 µs,    74 TFLOP/s" in lines[-1]
+    assert len(lines) == 2 + len(rungs.RUNGS) + 3
+    assert lines[1].startswith("naive float32 channels_last ")
+    assert [line.split()[0] for line in lines[-3:]] == ["tensor", "torch", "warpgroup_float16"]
+    assert "200 µs,  74.0 TFLOP/s, 15.0% of the peak" in lines[-3]
     exec("".join(cell["source"]), known | {"checkout": tmp_path / "nothing"})
     assert capsys.readouterr().out == "not yet measured on a GPU\n"
+
+
+@needs_compiler
+def test_the_notebook_shows_the_kernels_that_are_timed():
+    """The sources in its committed outputs are those of the module."""
+    from convkern.bench.gpu import rungs
+
+    shown = []
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            shown += ["".join(output["data"]["text/markdown"])] if "text/markdown" in output.get("data", {}) else []
+    source = Path(rungs.__file__).read_text(encoding="utf-8")
+    for text in shown:
+        assert text.startswith("```python\n")
+        for part in text[len("```python\n") : -len("```")].split("\n\n\n"):
+            assert part.strip() in source
+    bodies = [getattr(value, "py_func", value) for value in vars(rungs).values()]
+    mine = [body.__name__ for body in bodies if getattr(body, "__module__", "") == rungs.__name__]
+    kernels = {name for name in mine if name.islower()} - {"kernel"}
+    assert {name for name in kernels if any(f"def {name}(" in text for text in shown)} == kernels
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["naive", "tiled", "register tile", "wide loads", "tensor cores"])
+def test_the_ladder_is_held_to_pytorch(name, borrowed, monkeypatch):
+    from convkern.bench.gpu import ladder
+
+    case = dataclasses.replace(ladder.the_case(), n=1, c=16, size=(5, 27))
+    monkeypatch.setattr(ladder, "interleave", lambda calls: dict.fromkeys(calls, 2.0))
+    arrays = ladder.contenders.Arrays(case, 2)
+    found = ladder.measure(name, case, arrays, {"float32": case.flops / 4.0})
+    assert (found["rung"], found["seconds"]) == (name, 2.0)
+    assert found["matrix_share"] == (2.0 if found["precision"] == "float32" else None)
+    arrays.get("float32", "channels_last")[0]["w"][0] *= 1.2
+    with pytest.raises(ValueError, match="the result is off by"):
+        ladder.measure(name, case, arrays, {})
 
 
 def test_times_are_judged_beside_the_same_layout_and_the_better_one():
@@ -269,7 +315,7 @@ def test_times_are_judged_beside_the_same_layout_and_the_better_one():
     assert bare["shares"]["torch float16 nchw"] == {"matrix": None, "copy": None}
 
 
-@pytest.mark.parametrize("name", ["lenet5", "vgg16_cifar", "resnet18_cifar"])
+@pytest.mark.parametrize("name", ["lenet5", "vgg16_cifar", "resnet18_cifar", "resnet50"])
 def test_pytorchs_network_starts_from_our_weights(name, monkeypatch):
     torch = pytest.importorskip("torch")
     import convkern as ck
@@ -278,8 +324,31 @@ def test_pytorchs_network_starts_from_our_weights(name, monkeypatch):
     monkeypatch.setattr(steps, "DEVICE", "cpu")
     (network,) = (network for network in steps.NETWORKS if network.name == name)
     theirs, state = steps.twin(network).state_dict(), ck.models.build(name).state_dict()
+    assert theirs.keys() == state.keys()
     for key, value in state.items():
         np.testing.assert_array_equal(torch.as_tensor(theirs[key]).numpy(), value, err_msg=key)
+
+
+@pytest.mark.full
+def test_the_resnet50_of_the_comparison_is_ours():
+    """Its layers and their order, 25,557,032 parameters, and the loss and the gradients of a small batch."""
+    torch = pytest.importorskip("torch")
+    import convkern as ck
+    from convkern.bench.rivals import networks
+
+    model, theirs = ck.models.build("resnet50"), networks.resnet50()
+    assert sum(p.numel() for p in theirs.parameters()) == 25_557_032
+    theirs.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in model.state_dict().items()})
+    model, theirs = model.to(np.float64), theirs.double()
+    rng = np.random.default_rng(5)
+    x, labels = rng.standard_normal((3, 3, 64, 64)), rng.integers(0, 1000, 3)
+    mine = ck.nn.functional.cross_entropy(model(ck.tensor(x)), labels)
+    other = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels))
+    assert mine.item() == pytest.approx(other.item(), rel=1e-9)
+    mine.backward()
+    other.backward()
+    for (name, p), q in zip(model.named_parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad.data, q.grad, rtol=0, atol=1e-8 * float(q.grad.abs().max()), err_msg=name)
 
 
 def test_steps_that_differ_are_told():

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,10 +56,7 @@ def twin(network: Network) -> Any:
     import torch
 
     ours = list(ck.models.build(network.name).parameters())
-    if hasattr(networks, network.name):
-        model = getattr(networks, network.name)()
-    else:
-        model = getattr(import_module("torchvision.models"), network.name)()
+    model = getattr(networks, network.name)()
     theirs = list(model.parameters())
     if [tuple(p.shape) for p in theirs] != [tuple(p.shape) for p in ours]:
         raise ValueError(f"{network.name}: PyTorch's model has other parameters than ours")
