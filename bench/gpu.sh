@@ -38,7 +38,7 @@ run_stage() {  # 0 if the stage went well
     timeout -k 5 "$limit" "$python" -m "convkern.bench.gpu.$1" "$dir" "$limit" >"$dir/$1.log" 2>&1
     status=$?
     case $status in
-        0) echo "$1: done" ;;
+        0) sed -n 's/^left out: /left out, /p' "$dir/$1.log" | grep . | sed "s/^/$1: /" || echo "$1: done" ;;
         124 | 137) echo "$1: cut off after $limit s, see $dir/$1.json" ;;
         *)
             echo "$1: failed, see $dir/$1.json and $dir/$1.log, which ends"

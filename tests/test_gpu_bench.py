@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,8 +179,8 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     (case,) = (case for case in CONVS if case.name == name)
     arrays, seen = contenders.Arrays(case, 2), set()
     one = arrays.get("float32", "nchw")[0]
-    for direction in GRADIENTS:
-        want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+    for direction in contenders.THEIRS:
+        want = contenders.THEIRS[direction](one["x"], one["w"], one["gy"], case)
         for precision, bound in contenders.AGREEMENT.items():
             for contender in contenders.our_contenders(case, direction, precision, arrays):
                 got = contender.result()
@@ -388,18 +387,69 @@ def test_the_captured_step_is_the_eager_one(precision, monkeypatch):
     assert len(set(losses[0])) == 4
 
 
-def test_the_sanitizers_count_is_read(monkeypatch):
+def test_the_sanitizers_count_is_read():
     from convkern.bench.gpu import sanitizer
 
-    def printing(text: str, code: int = 0) -> None:
-        done = SimpleNamespace(stdout=text, returncode=code)
-        monkeypatch.setattr(sanitizer.subprocess, "run", lambda *args, **options: done)
+    none = "3 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n"
+    assert sanitizer.read(none, 0, 3) == {"errors": 0, "passed": 3}
+    assert sanitizer.read(none, 0, 4)["errors"] is None  # one was skipped
+    two = "3 passed\n========= Race reported\n========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
+    assert sanitizer.read(two, 0, 3)["errors"] == 2
+    assert "Race reported" in sanitizer.read(two, 0, 3)["output"]
+    assert sanitizer.read("1 failed, 2 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n", 1, 3)["errors"] is None
+    assert sanitizer.read("3 passed in 2 s\n", 0, 3)["errors"] is None
+    wrong = [sanitizer.judge("it", found) for found in ({"errors": 0}, {"errors": 2}, {"errors": None})]
+    assert wrong == ["", "it found 2 errors", "it gave no count, or tests failed in it"]
 
-    printing("3 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n")
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == 0
-    printing("3 passed in 2 s\n========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n")
-    assert sanitizer.check("tool", "racecheck", "", 1)[0] == 2
-    printing("59 skipped in 2 s\n========= ERROR SUMMARY: 0 errors\n")
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1
-    printing("1 failed, 2 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n", 1)
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1
+
+def test_the_sanitizer_gets_every_row():
+    from convkern.bench.gpu import sanitizer
+
+    from . import test_gpu_device
+
+    parts = sanitizer.parts()
+    asked = [test for part in parts.values() for test in part]
+    assert sorted(asked) == sorted([*(f"test_row[{row.id}]" for row in test_gpu_device.ROWS), "test_optimizers"])
+    assert all(parts.values())
+    command = sanitizer.command("tool", "racecheck", parts["conv float16"], 50000)
+    assert command[:3] == ["tool", "--tool", "racecheck"]
+    assert f"{ROOT / 'tests' / 'test_gpu_device.py'}::test_row[conv-forward-float16]" in command
+
+
+STAND_IN = """#!/bin/sh
+# compute-sanitizer: racecheck finds something, synccheck and what it runs never end
+case "$2" in
+    racecheck) echo "9 passed in 1 s"; echo "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)" ;;
+    synccheck) sleep 300 & wait ;;
+    *) echo "9 passed in 1 s"; echo "========= ERROR SUMMARY: 0 errors" ;;
+esac
+"""
+
+
+def test_what_a_sanitizer_finds_and_what_is_cut_off_is_told(tmp_path, monkeypatch):
+    from convkern.bench.gpu import sanitizer
+
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "tool", lambda: str(program))
+    monkeypatch.setattr(sanitizer, "parts", lambda: {"conv": ["test_row[a]"] * 9, "others": ["test_row[b]"]})
+    report = stage.Report("sanitizer", tmp_path / "sanitizer.json", 4)
+    sanitizer.work(report)
+    results = json.loads((tmp_path / "sanitizer.json").read_text())["results"]
+    errors = {what: found["errors"] for what, found in results.items()}
+    tools = {"memcheck": 0, "racecheck": 1, "synccheck": None}
+    assert errors == {f"{tool} over {part}": count for tool, count in tools.items() for part in ("conv", "others")}
+    assert sum("was cut off after" in text for text in report.data["failures"]) == 2
+    assert len(report.data["failures"]) == 4
+
+
+def test_without_a_sanitizer_the_stage_is_left_out(tmp_path, monkeypatch, capsys):
+    from convkern.bench.gpu import sanitizer
+
+    monkeypatch.setattr(sanitizer, "tool", lambda: None)
+    report = stage.Report("sanitizer", tmp_path / "sanitizer.json", 60)
+    sanitizer.work(report)
+    assert report.data["failures"] == []
+    assert "compute-sanitizer is not installed" in json.loads((tmp_path / "sanitizer.json").read_text())["skipped"]
+    assert capsys.readouterr().out.startswith("left out: compute-sanitizer is not installed")

@@ -15,6 +15,7 @@ from .clock import copies_for, interleave
 
 BATCH = 64
 ROUNDS = (("float32", "tf32", "float16"), ("bfloat16",))  # if time runs out, it is for the last
+RESIDUAL = ("resnet18-56", "resnet18-14", "resnet-expand")  # that networks add something to
 RESERVE = 4.0  # seconds that a layer may take
 
 
@@ -30,7 +31,7 @@ def contest(
     """Seconds of all contenders; one that disagrees is a failure and is not timed."""
     one = arrays.get("float32", "nchw")[0]
     contenders.allow_tf32(False)
-    want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+    want = contenders.THEIRS[direction](one["x"], one["w"], one["gy"], case)
     timed, apart = {}, {}
     for precision in precisions:
         for make in (contenders.torch_contenders, contenders.our_contenders):
@@ -50,7 +51,8 @@ def contest(
 def judge(entry: dict[str, Any], case: ConvCase, found: dict[str, Any]) -> dict[str, Any]:
     """Add what the times mean: PyTorch's time over ours in the same layout and at its best, and shares of the ceilings."""
     spec, seconds = case.spec(), entry["seconds"]
-    numbers = sum(map(math.prod, (spec.x_shape, spec.w_shape, spec.y_shape)))
+    arrays = [spec.x_shape, spec.w_shape, spec.y_shape] + [spec.y_shape] * (entry["direction"] == "forward_residual")
+    numbers = sum(map(math.prod, arrays))
     peaks, bandwidth = found.get("matrix_peak") or {}, (found.get("bandwidth") or {}).get("copy")
     ratios: dict[str, Any] = {}
     shares: dict[str, Any] = {}
@@ -89,7 +91,7 @@ def measure(
     spec = case.spec()
     nbytes = 2 * sum(map(math.prod, (spec.x_shape, spec.y_shape)))  # of halves
     arrays = contenders.Arrays(case, copies_for(nbytes, cache))
-    for direction in GRADIENTS:
+    for direction in (*GRADIENTS, *(["forward_residual"] if case.name in RESIDUAL else [])):
         what = f"{case.name} {direction}"
         entry = report.attempt(what, partial(contest, case, direction, precisions, arrays, report))
         if entry is not None:

@@ -57,6 +57,11 @@ class Report:
         self.data["failures"].append(what)
         self.save()
 
+    def skip(self, why: str) -> None:
+        """Leave the stage out, with the sentence that says why."""
+        print(f"left out: {why}", flush=True)
+        self.found(skipped=why)
+
     @property
     def left(self) -> float:
         """Seconds that are left, a tenth of them kept for what is under way."""
