@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,10 @@ def test_the_script_says_in_a_sentence_that_there_is_no_gpu(tmp_path):
 
 @needs_timeout
 def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path):
-    """A stand-in for Python: facts are well, build fails, tests never ends, rows is well."""
-    stages = 'case "$2" in *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; esac; echo "$2" >>"$3/ran"'
+    """A stand-in for Python: facts are well, build fails, tests never ends, rows is well, memory has nothing to do."""
+    stages = """case "$2" in
+        *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; *.memory) echo "left out: no" ;; esac
+    echo "$2" >>"$3/ran"; echo {} >"$3/${2##*.}.json\""""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{stages}\n")
     python.chmod(0o755)
@@ -94,11 +97,15 @@ def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path)
     assert lines[1] == "    boom"
     assert lines[2].startswith("tests: cut off after ")
     assert lines[3] == "rows: left out, no time is left"
-    env["STAGES"] = "build rows"
+    env.update(STAGES="build rows memory", ARCHIVE=str(tmp_path / "all.tar.gz"))
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
-    assert (done.returncode, done.stdout.splitlines()[2]) == (1, "rows: done")
+    assert (done.returncode, done.stdout.splitlines()[2:4]) == (1, ["rows: done", "memory: left out, no"])
+    with tarfile.open(tmp_path / "all.tar.gz") as archive:
+        packed = set(archive.getnames())
+    ran = ("facts", "build", "tests", "rows", "memory")
+    assert packed == {f"{name}.log" for name in ran} | {f"{name}.json" for name in ("facts", "rows", "memory")}
     ran = (tmp_path / "results" / "ran").read_text().split()
-    assert ran == [f"convkern.bench.gpu.{stage}" for stage in ("facts", "facts", "rows")]
+    assert ran == [f"convkern.bench.gpu.{stage}" for stage in ("facts", "facts", "rows", "memory")]
 
 
 def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
@@ -112,13 +119,107 @@ def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
         report.found(last=3)
         raise RuntimeError("the end")
 
-    monkeypatch.setattr(sys, "argv", ["stage", str(tmp_path), "10"])
+    monkeypatch.setattr(sys, "argv", ["stage", str(tmp_path), "10", "child"])
     with pytest.raises(SystemExit) as ended:
         stage.run("made-up", work)
     assert ended.value.code == 1
     data = json.loads((tmp_path / "made-up.json").read_text())
     assert (data["status"], data["first"], data["many"], data["last"]) == ("failed", 1, [2], 3)
     assert [text.split(":")[0] for text in data["failures"]] == ["a part", "made-up"]
+
+
+STAGE = """
+import os, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+
+from convkern.bench.gpu import stage
+
+folder = Path(sys.argv[1])
+
+
+class Driver:
+    lost = False
+
+    def synchronize(self):
+        if Driver.lost:
+            raise OSError("an illegal memory access was encountered")
+
+
+def loses():
+    Driver.lost = True
+    Driver().synchronize()
+
+
+UNITS = {
+    "first": lambda: 1, "mistaken": lambda: 1 // 0, "loses": loses, "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "never ends": lambda: time.sleep(100), "last": lambda: 2,
+}
+
+
+def work(report):
+    cuda = SimpleNamespace(Device=Driver, runtime=SimpleNamespace(CUDARuntimeError=OSError))
+    sys.modules["cupy"] = SimpleNamespace(cuda=cuda)
+    report.begin(found={})
+    for name, unit in UNITS.items():
+        found = report.once(name, unit)
+        if found is not None:
+            report.data["found"][name] = found
+
+
+if len(sys.argv) == 2:
+    raise SystemExit(stage.watch([sys.executable, __file__, str(folder)], folder / "made-up.json", 60, 2))
+stage.run("made-up", work)
+"""
+
+
+def test_a_stage_goes_on_behind_what_takes_the_device_along(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(STAGE)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    data = json.loads((tmp_path / "made-up.json").read_text())
+    assert data["found"] == {"first": 1, "last": 2}
+    assert data["lost"] == ["loses", "dies", "never ends"]
+    assert data["status"] == "failed"
+    assert [text.partition(":")[0] for text in data["failures"]] == [
+        "mistaken", "loses", "loses lost the device", "dies ended its process with -9", "never ends did not end within 2 s",
+    ]  # fmt: skip
+    assert not (tmp_path / "made-up.now").exists()
+
+
+def test_a_stage_that_cannot_start_is_not_tried_again(tmp_path):
+    path = tmp_path / "made-up.json"
+    dies = [sys.executable, "-c", "import os; os._exit(9)"]
+    assert stage.watch(dies, path, 60, 2) == 1
+    data = json.loads(path.read_text())
+    assert (data["status"], data["failures"]) == ("failed", ["the stage ended its process with 9"])
+
+
+TESTS = """
+import sys
+from pathlib import Path
+
+from convkern.bench.gpu import stage, tests
+
+folder = Path(sys.argv[1])
+tests.FILES = (str(folder / "test_made_up.py"),)
+if len(sys.argv) == 2:
+    raise SystemExit(stage.watch([sys.executable, __file__, str(folder)], folder / "tests.json", 60, 20))
+stage.run("tests", tests.work)
+"""
+
+
+def test_tests_go_on_behind_one_that_takes_the_process_along(tmp_path):
+    (tmp_path / "script.py").write_text(TESTS)
+    (tmp_path / "test_made_up.py").write_text(
+        "import os\ndef test_a(): pass\ndef test_b(): assert 0, 'wrong'\ndef test_c(): os._exit(9)\ndef test_d(): pass\n"
+    )
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=100).returncode == 1
+    data = json.loads((tmp_path / "tests.json").read_text())
+    assert (data["passed"], data["lost"]) == (["test_a", "test_d"], ["test_c"])
+    assert data["failures"] == ["test_b (call): AssertionError: wrong\nassert 0", "test_c ended its process with 9"]
 
 
 @pytest.fixture

@@ -66,12 +66,12 @@ def work(report: stage.Report) -> None:
     spec = case.spec()
     arrays = contenders.Arrays(case, copies_for(4 * sum(map(math.prod, (spec.x_shape, spec.y_shape))), cache))
     peaks = ceilings(report.path.parent).get("matrix_peak") or {}
-    report.found(case=case.name, batch=case.n, direction="forward", flops=case.flops, entries=[])
+    report.begin(case=case.name, batch=case.n, direction="forward", flops=case.flops, entries=[])
     for name in rungs.RUNGS:
-        entry = report.attempt(name, partial(measure, name, case, arrays, peaks))
+        entry = report.once(name, partial(measure, name, case, arrays, peaks))
         if entry is not None:
             report.add("entries", entry)
 
 
 if __name__ == "__main__":
-    stage.run("ladder", work)
+    stage.run("ladder", work, patience=20)

@@ -37,15 +37,20 @@ def contest(
         for make in (contenders.torch_contenders, contenders.our_contenders):
             for contender in make(case, direction, precision, arrays):
                 key = f"{contender.name} {precision} {contender.layout}"
-                result = report.attempt(f"{case.name} {direction} {key}", contender.result)
-                if result is None:
+                what = f"{case.name} {direction} {key}"
+                found = report.attempt(what, partial(_apart, contender, want))
+                if found is None:
                     continue
-                apart[key] = contenders.disagreement(result, want)
+                apart[key] = found
                 if apart[key] > contenders.AGREEMENT[precision]:
                     report.fail(f"{case.name} {direction} {key} is off by {apart[key]:.2g} of the largest value")
                     continue
                 timed[key] = contender.calls
     return {"case": case.name, "direction": direction, "seconds": interleave(timed), "apart": apart}
+
+
+def _apart(contender: contenders.Contender, want: Any) -> float:
+    return contenders.disagreement(contender.result(), want)
 
 
 def judge(entry: dict[str, Any], case: ConvCase, found: dict[str, Any]) -> dict[str, Any]:
@@ -90,13 +95,16 @@ def measure(
     """All directions of one layer."""
     spec = case.spec()
     nbytes = 2 * sum(map(math.prod, (spec.x_shape, spec.y_shape)))  # of halves
+    directions = (*GRADIENTS, *(["forward_residual"] if case.name in RESIDUAL else []))
+    units = {f"{case.name} {direction} in {', '.join(precisions)}": direction for direction in directions}
+    if all(unit in report.data["done"] for unit in units):
+        return
     arrays = contenders.Arrays(case, copies_for(nbytes, cache))
-    for direction in (*GRADIENTS, *(["forward_residual"] if case.name in RESIDUAL else [])):
-        what = f"{case.name} {direction}"
-        entry = report.attempt(what, partial(contest, case, direction, precisions, arrays, report))
+    for unit, direction in units.items():
+        entry = report.once(unit, partial(contest, case, direction, precisions, arrays, report))
         if entry is not None:
             report.add("entries", judge(entry, case, found))
-            print(what, {key: f"{seconds * 1e3:.3f} ms" for key, seconds in entry["seconds"].items()}, flush=True)
+            print(unit, {key: f"{seconds * 1e3:.3f} ms" for key, seconds in entry["seconds"].items()}, flush=True)
 
 
 def work(report: stage.Report) -> None:
@@ -106,7 +114,7 @@ def work(report: stage.Report) -> None:
     torch.backends.cudnn.benchmark = True
     cache = int(cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"])
     found = ceilings(report.path.parent)
-    report.found(batch=BATCH, entries=[], left_out=[])
+    report.begin(batch=BATCH, entries=[], left_out=[])
     for precisions in ROUNDS:
         for layer in LAYERS:
             case = dataclasses.replace(layer, n=BATCH)

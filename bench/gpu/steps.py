@@ -227,14 +227,14 @@ def work(report: stage.Report) -> None:
     import torch
 
     torch.backends.cudnn.benchmark = True
-    report.found(eager=[], compiled=[], left_out=[])
+    report.begin(eager=[], compiled=[], left_out=[])
     for compiled, needed in ((False, 8.0), (True, COMPILE_SECONDS)):
         kind = "compiled" if compiled else "eager"
         for network in NETWORKS:
             if report.left < needed:
                 report.add("left_out", f"{network.name} {kind}")
                 continue
-            entry = report.attempt(f"{network.name} {kind}", partial(contest, network, report, compiled))
+            entry = report.once(f"{network.name} {kind}", partial(contest, network, report, compiled))
             if entry is not None:
                 report.add(kind, judge(entry))
                 print(kind, network.name, entry["seconds"], flush=True)
@@ -243,4 +243,4 @@ def work(report: stage.Report) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("steps", work)
+    stage.run("steps", work, patience=100)
