@@ -250,6 +250,15 @@ def test_captured_steps_are_eager_steps():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
 
 
+def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do():
+    """Losses, scale, parameters and optimizer state of seven steps, three of which overflow, bit for bit."""
+    import cupy
+
+    from .test_cuda_capture import trained_in_halves
+
+    assert trained_in_halves(cupy, True).found == trained_in_halves(cupy, False).found
+
+
 def test_out_of_memory_tells_the_bytes_and_leaves_the_pool_usable():
     import convkern as ck
 
