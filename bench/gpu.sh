@@ -2,6 +2,8 @@
 # Everything that a GPU is asked for, in one call of at most ten minutes: bash bench/gpu.sh DIR
 #
 # Each stage has its own time limit and writes DIR/STAGE.json and DIR/STAGE.log; one that fails is told and the next one runs.
+# A summary of the results comes last.
+#
 # The order is that of what one wants to know first: do single instructions, then whole kernels compute what they should; how
 # fast are they beside PyTorch; then compute-sanitizer with what time is left.
 # Exit status: 0 if all went well, 1 if a stage failed, 2 if there is no GPU to measure on.
@@ -78,5 +80,6 @@ fi
 for stage in $stages; do
     run_stage "$stage" || failed=1
 done
+"$python" -m convkern.bench.gpu.summary "$dir"
 echo "$(($(date +%s) - start)) s in all, results in $dir"
 exit $failed

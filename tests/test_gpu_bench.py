@@ -84,6 +84,7 @@ def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path)
     """A stand-in for Python: facts are well, build fails, tests never ends, rows is well, memory has nothing to do."""
     stages = """case "$2" in
         *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; *.memory) echo "left out: no" ;; esac
+    case "$2" in *.summary) exit ;; esac
     echo "$2" >>"$3/ran"; echo {} >"$3/${2##*.}.json\""""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{stages}\n")
@@ -554,3 +555,42 @@ def test_without_a_sanitizer_the_stage_is_left_out(tmp_path, monkeypatch, capsys
     assert report.data["failures"] == []
     assert "compute-sanitizer is not installed" in json.loads((tmp_path / "sanitizer.json").read_text())["skipped"]
     assert capsys.readouterr().out.startswith("left out: compute-sanitizer is not installed")
+
+
+def test_the_summary_tells_what_was_found(tmp_path):
+    """Of stages that ended, failed and were cut off; those that did not run are left out."""
+    from convkern.bench.gpu import summary
+
+    case = next(layer for layer in LAYERS if layer.name == "resnet18-28")
+    seconds = {"torch float32 nchw": 1e-3, "direct float32 nchw": 2e-3}
+    found = {
+        "primitives": {"checks": {"copy": "right", "ldmatrix": "wrong"}, "failures": ["ldmatrix: 3 values\nare wrong"]},
+        "tests": {"passed": ["a", "b"], "skipped": []},
+        "ceilings": {
+            "bandwidth": {"copy": 3e12},
+            "matrix_peak": {"tf32": 4e14, "float16": None},
+            "launch_seconds": None,
+        },
+        "rows": {
+            "entries": [
+                rows.judge({"case": case.name, "direction": "forward", "seconds": seconds, "apart": {}}, case, {})
+            ],
+            "left_out": ["x"],
+        },
+        "ladder": {"flops": 2e12, "entries": [{"rung": "naive", "seconds": 0.5}]},
+        "memory": {"entries": [{"operation": "relu", "copy_shares": {"ours": 0.9, "torch": None}}]},
+        "steps": {"eager": [{"network": "lenet5", "seconds": {"ours float32": 1e-3}}]},
+        "sanitizer": {"results": {"memcheck over conv": {"errors": None, "passed": 3}}},
+    }
+    for name, data in found.items():
+        path = tmp_path / f"{name}.json"
+        stage.Report(name, path, 60).found(status="done" if name != "rows" else "running", **data)
+    told = "\n".join(summary.lines(tmp_path))
+    for part in (
+        "rows: cut off in ", "1 right, wrong: ldmatrix", "failure: ldmatrix: 3 values are wrong", "2 passed, 0 skipped",
+        "copy 3,000 GB/s", "tf32 product 400.0 TFLOP/s", "forward float32: PyTorch's time / ours 0.50",
+        "naive: 500,000 µs, 4.0 TFLOP/s", "relu: share of the copy bandwidth: ours 0.90 torch ?",
+        "lenet5 beside eager: ours float32 1.00 ms", "memcheck over conv: no count errors, 3 tests passed",
+    ):  # fmt: skip
+        assert part in told, part
+    assert "facts" not in told
