@@ -268,6 +268,9 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
     assert [text.split(" is off")[0] for text in report.data["failures"]] == [
         f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
     ]
+    monkeypatch.setattr(contenders, "Arrays", None)  # a new process does nothing again
+    rows.measure(case, ("float32", "float16"), 0, {}, report)
+    assert len(report.data["entries"]) == 3
     for entry in report.data["entries"]:
         assert set(entry["ratios"]) == {"float16 float16 nchw", "float16 float16 channels_last"}
 
@@ -465,28 +468,61 @@ def test_steps_that_differ_are_told():
     assert steps.judge({"seconds": seconds})["captured_ratios"] == {"torch float32 nchw": 2.0}
 
 
-@needs_compiler
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_the_captured_step_is_the_eager_one(precision, monkeypatch):
-    """Of a model of one layer: the losses of four steps."""
+@pytest.fixture
+def tiny(monkeypatch):
+    """A model of one layer, ours and PyTorch's, in place of the networks that are measured."""
+    torch = pytest.importorskip("torch")
     import convkern as ck
     from convkern.bench.gpu import steps
-    from convkern.blas import own_products
+    from convkern.bench.rivals import networks
 
     def build(name: str) -> ck.nn.Module:
         with ck.nn.init.seeded(1):
             return ck.nn.Sequential(ck.nn.Flatten(), ck.nn.Linear(4, 3))
 
+    def theirs() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+
     monkeypatch.setattr(ck.models, "build", build)
-    monkeypatch.setattr(steps, "LR", 0.1)
-    monkeypatch.setattr(steps, "wait", lambda: None)
-    network = steps.Network("tiny", 2, (1, 2, 2), 3)
+    monkeypatch.setattr(networks, "tiny", theirs, raising=False)
+    for name, value in {"LR": 0.1, "TURNS": 1, "TURN_SECONDS": 1e-3, "wait": lambda: None, "DEVICE": "cpu"}.items():
+        monkeypatch.setattr(steps, name, value)
+    return steps.Network("tiny", 2, (1, 2, 2), 3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_captured_step_is_the_eager_one(precision, tiny):
+    """Of a model of one layer: the losses of four steps."""
+    from convkern.bench.gpu import steps
+    from convkern.blas import own_products
+
     x, labels = np.random.default_rng(1).standard_normal((2, 1, 2, 2), np.float32), np.array([0, 2])
     with fake_cupy.installed(), own_products():
-        eager, captured = (steps.our_step(network, x, labels, precision, how) for how in (False, True))
+        eager, captured = (steps.our_step(tiny, x, labels, precision, how) for how in (False, True))
         losses = [steps.first_losses(step) + steps.first_losses(step) for step in (eager, captured)]
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 4
+
+
+@needs_compiler
+def test_the_contest_of_steps(tiny, tmp_path, monkeypatch):
+    """All take the same step; those that cannot be made are told."""
+    from convkern.bench.gpu import steps
+    from convkern.blas import own_products
+
+    names = {"ours float32", "ours captured float32", "torch float32 nchw", "torch float32 channels_last"}
+    report = stage.Report("steps", tmp_path / "steps.json", 60)
+    with fake_cupy.installed(), own_products():
+        entry = steps.judge(steps.contest(tiny, "float32", report, compiled=False))
+        assert report.data["failures"] == []
+        assert entry["seconds"].keys() == entry["losses"].keys() == names
+        assert entry["ratios"].keys() == entry["captured_ratios"].keys() == {n for n in names if n.startswith("torch")}
+        monkeypatch.setattr(steps, "MOMENTUM", -1.0)  # which is refused
+        assert steps.contest(tiny, "float32", report, compiled=False)["seconds"] == {}
+    assert [text.partition(":")[0] for text in report.data["failures"]] == [
+        *(f"tiny {name}" for name in sorted(names, key=lambda name: (name[0], "last" in name, "captured" in name))), "tiny",
+    ]  # fmt: skip
 
 
 def test_the_sanitizers_count_is_read():

@@ -6,6 +6,8 @@ captured, that is with its launches replayed as CUDA graphs.
 
 from __future__ import annotations
 
+import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -182,19 +184,19 @@ def agreeing(losses: dict[str, list[float]]) -> str:
     return ""
 
 
-def contest(network: Network, report: stage.Report, compiled: bool) -> dict[str, Any]:
+def contest(network: Network, precision: str, report: stage.Report, compiled: bool) -> dict[str, Any]:
     """All contenders that exist over one network; with ``compiled`` ours beside PyTorch's compiled network alone."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((network.batch, *network.image), np.float32)
     labels = rng.integers(0, network.classes, network.batch)
-    makers: dict[str, Callable[[], Step]] = {}
-    for precision in PRECISIONS:
-        makers[f"ours {precision}"] = partial(our_step, network, x, labels, precision)
-        makers[f"ours captured {precision}"] = partial(our_step, network, x, labels, precision, captured=True)
-        for layout, last in (("nchw", False), ("channels_last", True)):
-            if not compiled or last == (precision == "float16"):
-                name = f"torch{' compiled' if compiled else ''} {precision} {layout}"
-                makers[name] = partial(torch_step, network, x, labels, precision, last, compiled)
+    makers: dict[str, Callable[[], Step]] = {
+        f"ours {precision}": partial(our_step, network, x, labels, precision),
+        f"ours captured {precision}": partial(our_step, network, x, labels, precision, captured=True),
+    }
+    for layout, last in (("nchw", False), ("channels_last", True)):
+        if not compiled or last == (precision == "float16"):
+            name = f"torch{' compiled' if compiled else ''} {precision} {layout}"
+            makers[name] = partial(torch_step, network, x, labels, precision, last, compiled)
     steps, losses = {}, {}
     for name, make in makers.items():
         what = f"{network.name} {name}"
@@ -204,7 +206,8 @@ def contest(network: Network, report: stage.Report, compiled: bool) -> dict[str,
             steps[name], losses[name] = step, found
     if wrong := agreeing(losses) if losses else "nothing ran":
         report.fail(f"{network.name}: {wrong}")
-    return {"network": network.name, "batch": network.batch, "losses": losses, "seconds": interleave(steps)}
+    told = {"network": network.name, "batch": network.batch, "precision": precision}
+    return {**told, "losses": losses, "seconds": interleave(steps)}
 
 
 def judge(entry: dict[str, Any]) -> dict[str, Any]:
@@ -228,18 +231,20 @@ def work(report: stage.Report) -> None:
 
     torch.backends.cudnn.benchmark = True
     report.begin(eager=[], compiled=[], left_out=[])
-    for compiled, needed in ((False, 8.0), (True, COMPILE_SECONDS)):
+    rounds = itertools.product(((False, 6.0), (True, COMPILE_SECONDS)), NETWORKS, PRECISIONS)
+    for (compiled, needed), network, precision in rounds:
         kind = "compiled" if compiled else "eager"
-        for network in NETWORKS:
-            if report.left < needed:
-                report.add("left_out", f"{network.name} {kind}")
-                continue
-            entry = report.once(f"{network.name} {kind}", partial(contest, network, report, compiled))
-            if entry is not None:
-                report.add(kind, judge(entry))
-                print(kind, network.name, entry["seconds"], flush=True)
-            torch.cuda.empty_cache()
-            cupy.get_default_memory_pool().free_all_blocks()
+        what = f"{network.name} {kind} {precision}"
+        if report.left < needed:
+            report.add("left_out", what)
+            continue
+        entry = report.once(what, partial(contest, network, precision, report, compiled))
+        if entry is not None:
+            report.add(kind, judge(entry))
+            print(what, entry["seconds"], flush=True)
+        gc.collect()  # models and graphs, before the next ones come
+        torch.cuda.empty_cache()
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 if __name__ == "__main__":

@@ -46,9 +46,8 @@ def memory(data: dict[str, Any]) -> Iterator[str]:
 def steps(data: dict[str, Any]) -> Iterator[str]:
     for kind in ("eager", "compiled"):
         for entry in data.get(kind, ()):
-            yield f"{entry['network']} beside {kind}: " + ", ".join(
-                f"{name} {seconds * 1e3:.2f} ms" for name, seconds in entry["seconds"].items()
-            )
+            times = (f"{name} {seconds * 1e3:.2f} ms" for name, seconds in entry["seconds"].items())
+            yield f"{entry['network']} beside {kind}: {', '.join(times)}"
 
 
 def tests(data: dict[str, Any]) -> Iterator[str]:
