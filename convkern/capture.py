@@ -106,6 +106,8 @@ class CapturedStep:
             self._scale, self._inverse = (cupy.ones((), "float32") for _ in range(2))
         counters = [(b, b.copy()) for b in model.buffers() if device.of(b) == "cpu"]  # such as batches met so far
         optimizer.zero_grad()
+        if self._scaler is not None:  # CuPy compiles its kernels at the first call, which a capture is no place for
+            self._divided([p.data for group in optimizer.param_groups for p in group["params"]])
         self._forward, self.result = self._recorded(lambda: forward(*self._inputs))
         loss = self.result[0] if isinstance(self.result, tuple) else self.result
         self._backward, self._finite = self._recorded(lambda: self._differentiated(loss))
@@ -134,15 +136,20 @@ class CapturedStep:
         if self._scaler is None:
             loss.backward()
             return None
-        cupy = sys.modules["cupy"]
         loss.backward(Tensor(self._scale))
-        finite = cupy.ones((), bool)
-        for group in self._optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad = Tensor(p.grad.data * self._inverse)
-                    finite = cupy.logical_and(finite, cupy.isfinite(p.grad.data).all())
+        trained = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients, finite = self._divided([p.grad.data for p in trained])
+        for p, gradient in zip(trained, gradients, strict=True):
+            p.grad = Tensor(gradient)
         return finite
+
+    def _divided(self, gradients: list[Any]) -> tuple[list[Any], Any]:
+        """Gradients divided by the scale, and whether all of them are finite, a bool on the device."""
+        cupy = sys.modules["cupy"]
+        divided, finite = [gradient * self._inverse for gradient in gradients], cupy.ones((), bool)
+        for gradient in divided:
+            finite = cupy.logical_and(finite, cupy.isfinite(gradient).all())
+        return divided, finite
 
     def _recorded_update(self) -> Any:
         optimizer, cupy = self._optimizer, sys.modules["cupy"]
