@@ -25,6 +25,7 @@ from .cuda_checks import check_entropy, check_sum
 from .device import missing, on_device
 from .gpu import TABLES, cuda_rows
 from .simulate import simulate_elementwise
+from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
 from .test_cuda_layers import NORMS
 from .test_cuda_rows import EDGES, ONE, conv
@@ -253,8 +254,6 @@ def test_captured_steps_are_eager_steps():
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do():
     """Losses, scale, parameters and optimizer state of seven steps, three of which overflow, bit for bit."""
     import cupy
-
-    from .test_cuda_capture import trained_in_halves
 
     assert trained_in_halves(cupy, True).found == trained_in_halves(cupy, False).found
 
