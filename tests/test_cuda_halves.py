@@ -7,15 +7,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from convkern.kernels.conv import half_products, reference
+from convkern.kernels.conv import reference
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
 from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES
 
 from .bounds import from_halves, halves, integers
-from .gpu import any_target, cuda_rows, interpreted, needs_compiler
+from .gpu import any_target, cuda_rows, interpreted, needs_compiler, skip_without_compiler
 from .test_cuda_rows import EDGES, ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
+
+skip_without_compiler()
+
+from convkern.kernels.conv import half_products  # noqa: E402
 
 HALF_ROWS = [row for row in any_target("conv") if row.accuracy in HALVES]
 WARPGROUP_ROWS = [row for row in cuda_rows("conv") if row.name.startswith("warpgroup") and row.accuracy in HALVES]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import convkern as ck
-from convkern.kernels.conv import half_products
 from convkern.kernels.cuda import launch
 from convkern.kernels.cuda.tiles import CUT_TF32_TERMS
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
@@ -16,7 +15,7 @@ from convkern.plan import plan, refusal, traced
 from . import fake_cupy
 from .bounds import integers
 from .gpu import cuda_rows, interpreted, needs_compiler
-from .test_cuda_halves import WARPGROUP_EDGES, conflicts, last, on_channels_last, wide
+from .test_cuda_halves import WARPGROUP_EDGES, conflicts, half_products, last, on_channels_last, wide
 from .test_cuda_rows import ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
 
