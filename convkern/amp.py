@@ -170,7 +170,10 @@ class GradScaler:
         """The loss, or a tuple or list of losses, times the scale."""
         if not self._enabled:
             return outputs
-        refuse_capture("GradScaler.scale", "the scale changes from step to step, and replays would keep the first")
+        refuse_capture(
+            "GradScaler.scale",
+            "the scale changes from step to step, and replays would keep the first; give CapturedStep the scaler, as scaler=",
+        )
         if isinstance(outputs, (tuple, list)):
             return type(outputs)(self.scale(output) for output in outputs)
         return outputs * float(self._scale)
@@ -192,7 +195,7 @@ class GradScaler:
         overflowed = False
         divided = []  # kept apart until all are there: memory may run out
         with np.errstate(all="ignore"):
-            inverse = np.float32(1 / np.float64(self._scale))
+            _, inverse = self.numbers()
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     if p.grad is not None:
@@ -202,6 +205,21 @@ class GradScaler:
         for p, gradient in divided:
             p.grad = Tensor(gradient)
         self._found[id(optimizer)] = overflowed
+
+    def numbers(self) -> tuple[np.float32, np.float32]:
+        """The scale, and what gradients are multiplied by to take it out again."""
+        with np.errstate(all="ignore"):
+            return self._scale, np.float32(1 / np.float64(self._scale))
+
+    def check_free(self, optimizer: Any) -> None:
+        """Raise RuntimeError if a step was made, or gradients were divided, since the last :meth:`update`."""
+        if id(optimizer) in self._stepped or id(optimizer) in self._found:
+            raise RuntimeError("step() has already been called since the last update()")
+
+    def stepped(self, optimizer: Any, overflowed: bool) -> None:
+        """Take note of a step whose gradients something else has divided, as a captured one does."""
+        self._found[id(optimizer)] = overflowed
+        self._stepped.add(id(optimizer))
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """The optimizer's step, with gradients divided by the scale; none where one of them is infinite or NaN.

@@ -2,7 +2,8 @@
 
 A graph keeps the launches with the addresses and numbers that they were recorded with. So a batch is copied to where the
 first one was, and what changes from step to step is in the device's memory: the optimizer's numbers (learning rate, Adam's
-corrections) are copied there, and noise is drawn there, before each replay. What cannot be so is refused in recording.
+corrections), the scale of losses) are copied there, and noise is drawn there, before each replay. What cannot be so is
+refused in recording.
 
     with capture.own_stream():
         ...                                          # a step as ever: it makes the optimizer's state, and loads kernels
@@ -11,6 +12,10 @@ corrections) are copied there, and noise is drawn there, before each replay. Wha
             loss = step.forward(images, labels)
             step.backward()
             step.update()
+
+With ``scaler=amp.GradScaler()`` the backward pass begins at the scaled loss, divides the gradients by the scale and finds out
+whether one overflowed; ``update`` then makes the step or skips it, and ``scaler.update()`` follows as in eager steps.
+Averages of the weights (``optim.swa_utils``) are taken after ``update``, outside the graphs.
 
 Untried on a GPU so far: there was none.
 """
@@ -23,10 +28,14 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from . import device, random
+from .amp import GradScaler
 from .blas import own_products
 from .kernels.cuda import launch
 from .optim.optimizer import Optimizer, update_kernels
+from .tensor import Tensor
 
 
 @contextmanager
@@ -64,9 +73,13 @@ class CapturedStep:
         Of the model's parameters; it has made a step, which made its state.
     images, labels : cupy.ndarray
         A batch, for its shapes and dtypes alone.
+    scaler : convkern.amp.GradScaler, optional
+        Scales the loss that ``forward`` gives; ``forward`` itself does not.
 
     Raises
     ------
+    TypeError
+        If the scaler is none.
     RuntimeError
         If the step cannot be captured; the message names what stands against it.
 
@@ -76,21 +89,28 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: Any, forward: Callable[[Any, Any], Any], optimizer: Optimizer, images: Any, labels: Any
-    ) -> None:
+        self, model: Any, forward: Callable[[Any, Any], Any], optimizer: Optimizer, images: Any, labels: Any,
+        scaler: GradScaler | None = None,
+    ) -> None:  # fmt: skip
         cupy = sys.modules["cupy"]
+        if scaler is not None and not isinstance(scaler, GradScaler):
+            raise TypeError(f"scaler must be a GradScaler or None, got {type(scaler).__name__}")
         if type(optimizer).step is not Optimizer.step:
             raise RuntimeError(f"{type(optimizer).__name__} cannot be captured: it has a step() of its own")
         self._model, self._optimizer = model, optimizer
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._stream, self._pool = cupy.cuda.get_current_stream(), cupy.cuda.MemoryPool()
         self._draws: list[random.Draw] = []
         with cupy.cuda.using_allocator(self._pool.malloc):
             self._inputs = [cupy.empty(array.shape, array.dtype) for array in (images, labels)]
+            self._scale, self._inverse = (cupy.ones((), "float32") for _ in range(2))
         counters = [(b, b.copy()) for b in model.buffers() if device.of(b) == "cpu"]  # such as batches met so far
         optimizer.zero_grad()
+        if self._scaler is not None:  # CuPy compiles its kernels at the first call, which a capture is no place for
+            self._divided([p.data for group in optimizer.param_groups for p in group["params"]])
         self._forward, self.result = self._recorded(lambda: forward(*self._inputs))
         loss = self.result[0] if isinstance(self.result, tuple) else self.result
-        self._backward, _ = self._recorded(loss.backward)
+        self._backward, self._finite = self._recorded(lambda: self._differentiated(loss))
         self._update = self._recorded_update()
         self._counts = [(buffer, buffer - before) for buffer, before in counters if (buffer != before).any()]
         for buffer, before in counters:
@@ -110,6 +130,26 @@ class CapturedStep:
                 self._stream.end_capture()
             raise RuntimeError(f"this training step cannot be captured into a CUDA graph: {error}") from error
         return self._stream.end_capture(), result
+
+    def _differentiated(self, loss: Any) -> Any:
+        """The backward pass; with a scaler from its scale on, and whether all gradients, divided by it again, are finite."""
+        if self._scaler is None:
+            loss.backward()
+            return None
+        loss.backward(Tensor(self._scale))
+        trained = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients, finite = self._divided([p.grad.data for p in trained])
+        for p, gradient in zip(trained, gradients, strict=True):
+            p.grad = Tensor(gradient)
+        return finite
+
+    def _divided(self, gradients: list[Any]) -> tuple[list[Any], Any]:
+        """Gradients divided by the scale, and whether all of them are finite, a bool on the device."""
+        cupy = sys.modules["cupy"]
+        divided, finite = [gradient * self._inverse for gradient in gradients], cupy.ones((), bool)
+        for gradient in divided:
+            finite = cupy.logical_and(finite, cupy.isfinite(gradient).all())
+        return divided, finite
 
     def _recorded_update(self) -> Any:
         optimizer, cupy = self._optimizer, sys.modules["cupy"]
@@ -176,7 +216,11 @@ class CapturedStep:
         return self.result
 
     def backward(self) -> None:
-        """Replay the backward pass: every parameter's gradient is that of the batch."""
+        """Replay the backward pass: every parameter's gradient is that of the batch, divided by a scaler's scale again."""
+        if self._scaler is not None:
+            scale, inverse = self._scaler.numbers()
+            self._scale.set(np.array(scale))
+            self._inverse.set(np.array(inverse))
         self._replay(self._backward, "backward pass")
         for p, gradient in self._gradients:
             p.grad = gradient
@@ -184,11 +228,25 @@ class CapturedStep:
     def update(self) -> None:
         """Copy the numbers of the optimizer's next step to the device, and replay its kernel.
 
+        With a scaler nothing happens where a gradient overflowed: neither parameters nor the optimizer's state change, nor do
+        Adam's corrections count the step. To know, the host waits for the backward pass, as it does in eager steps.
+
         Raises
         ------
         RuntimeError
-            If gradients or the optimizer's state have moved; nothing is changed then.
+            If gradients or the optimizer's state have moved, or :meth:`GradScaler.update` was not called since the last
+            step; nothing is changed then.
         """
+        overflowed = False
+        if self._scaler is not None:
+            self._scaler.check_free(self._optimizer)
+            overflowed = not bool(self._finite.item())
+        if not overflowed:
+            self._make_step()
+        if self._scaler is not None:
+            self._scaler.stepped(self._optimizer, overflowed)
+
+    def _make_step(self) -> None:
         before = {position: dict(values) for position, values in self._optimizer.state.items()}
         ((rows, numbers, written),) = self._optimizer.prepared()
         same = len(rows) == len(self._rows) and all(map(_same, chain(*rows), chain(*self._rows)))

@@ -26,6 +26,12 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+def skip_without_compiler() -> None:
+    """Skip the rest of a test module, whose imports need the compiler."""
+    if compiler.missing():
+        pytest.skip(f"CUDA kernels are not tested: {compiler.missing()}", allow_module_level=True)
+
+
 @lru_cache(maxsize=256)
 def program(path: Path) -> ptx.Program:
     return ptx.Program(path.read_text())

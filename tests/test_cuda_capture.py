@@ -214,6 +214,13 @@ def test_what_cannot_be_captured_is_named(cupy):
         loss = nn.functional.cross_entropy(model(images), labels)
         return loss if loss.item() < 1e9 else loss * 0
 
+    average = optim.swa_utils.AveragedModel(model)
+
+    def averaging(images, labels):
+        if ck.device.capturing():
+            average.update_parameters(model)
+        return nn.functional.cross_entropy(model(images), labels)
+
     def smoothed(images, labels):
         return nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1)
 
@@ -222,7 +229,10 @@ def test_what_cannot_be_captured_is_named(cupy):
         return nn.functional.cross_entropy(model(images), labels) + product.sum() * 0
 
     start = "this training step cannot be captured into a CUDA graph: "
-    assert refusal(cupy, model, scaled).startswith(f"{start}GradScaler.scale cannot be captured: the scale changes")
+    scale = refusal(cupy, model, scaled)
+    assert scale.startswith(f"{start}GradScaler.scale cannot be captured: the scale changes")
+    assert scale.endswith("give CapturedStep the scaler, as scaler=")
+    assert refusal(cupy, model, averaging).startswith(f"{start}AveragedModel.update_parameters cannot be captured: its")
     assert refusal(cupy, model, stepping).startswith(f"{start}SGD.step cannot be captured: its numbers change")
     assert "not permitted when stream is capturing" in refusal(cupy, model, looking)
     assert "not permitted when stream is capturing" in refusal(cupy, model, smoothed)

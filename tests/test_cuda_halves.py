@@ -7,15 +7,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from convkern.kernels.conv import half_products, reference
+from convkern.kernels.conv import reference
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
 from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES
 
 from .bounds import from_halves, halves, integers
-from .gpu import any_target, cuda_rows, interpreted, needs_compiler
+from .gpu import any_target, cuda_rows, interpreted, needs_compiler, skip_without_compiler
 from .test_cuda_rows import EDGES, ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
+
+skip_without_compiler()
+
+from convkern.kernels.conv import half_products  # noqa: E402
 
 HALF_ROWS = [row for row in any_target("conv") if row.accuracy in HALVES]
 WARPGROUP_ROWS = [row for row in cuda_rows("conv") if row.name.startswith("warpgroup") and row.accuracy in HALVES]
@@ -27,6 +31,19 @@ HALF_EDGES = [
     conv(1, 16, (9, 9), 8, (3, 3), (2, 2), ONE),
     conv(1, 3, (5, 6), 4, (2, 1), (3, 4), ((2, 1), (0, 3)), (2, 3)),  # pixels that no tap meets
     conv(2, 20, (5, 4), 18, (3, 3), (1, 2), ONE, (1, 2), groups=2),
+]
+
+# Few results of many terms, whose sums are cut into parts.
+PARTED = {
+    "forward": conv(1, 256, (5, 5), 9, (3, 3), padding=ONE)._replace(activation=1),
+    "input_grad": conv(1, 5, (4, 5), 256, (3, 3), padding=ONE),
+    "weight_grad": conv(3, 8, (20, 20), 9, (1, 1)),
+}
+# With channels that fill 16 bytes, that do not, in groups, with a stride and in parts.
+CHANNELS_LAST = [
+    conv(2, 16, (6, 7), 24, (3, 2), (2, 1), ONE, groups=2),
+    conv(1, 3, (4, 5), 9, (3, 3)),
+    conv(1, 136, (5, 5), 16, (3, 3), padding=ONE),
 ]
 
 
@@ -76,12 +93,7 @@ def test_tile_edges_of_float16(row):
 @needs_compiler
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
 def test_sums_cut_into_parts_are_finished_with_bias_residual_and_relu(row):
-    """Few results of many terms: parts in all directions."""
-    spec = {
-        "forward": conv(1, 256, (5, 5), 9, (3, 3), padding=ONE)._replace(activation=1),
-        "input_grad": conv(1, 5, (4, 5), 256, (3, 3), padding=ONE),
-        "weight_grad": conv(3, 8, (20, 20), 9, (1, 1)),
-    }[row.direction.removesuffix("_residual")]
+    spec = PARTED[row.direction.removesuffix("_residual")]
     assert half_products.parts(row.direction, spec) > 1
     with interpreted("sm_80"):
         assert on_halves(row, spec)
@@ -165,29 +177,35 @@ def last(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
+def on_channels_last(row: Variant, problem: Problem, make=integers) -> tuple[np.ndarray, np.ndarray]:
+    """What the row writes over channels-last images, and the definition; of halves both as float32."""
+    assert row.refuses(problem) == ""
+    rng, spec, kind = np.random.default_rng(9), problem.spec, problem.dtype
+    shapes, result, _ = conv_shapes(row.direction, spec)
+    arrays = [make(rng, shape, "float32") for shape in shapes]
+    want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays))
+    store = (lambda array: halves(array, kind)) if kind in HALVES else (lambda array: array)
+    images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
+    given = [last(store(array)) if i in images else store(array) for i, array in enumerate(arrays)]
+    out = store(np.full(result, np.nan, "f4"))
+    out = out if row.direction == "weight_grad" else last(out)
+    row.run(*given, spec, np.full(row.workspace(problem), 0xFF, np.uint8), out)
+    got = np.ascontiguousarray(out)
+    return (
+        (from_halves(got, kind), from_halves(halves(want.astype("f4"), kind), kind)) if kind in HALVES else (got, want)
+    )
+
+
 @needs_compiler
 @pytest.mark.parametrize("halves_in", [True, False])
 @pytest.mark.parametrize("row", HALF_ROWS, ids=row_id)
 def test_channels_last_is_read_and_written_as_it_lies(row, halves_in):
-    """With channels that fill 16 bytes (halves are not copied then), that do not, in groups, with a stride and in parts."""
-    kind, rng = row.accuracy, np.random.default_rng(9)
-    parted = conv(1, 136, (5, 5), 16, (3, 3), padding=ONE)
-    for spec in (conv(2, 16, (6, 7), 24, (3, 2), (2, 1), ONE, groups=2), conv(1, 3, (4, 5), 9, (3, 3)), parted):
-        problem = Problem("conv", row.direction, "cuda", kind if halves_in else "float32", kind, spec, "channels_last")
-        assert row.refuses(problem) == ""
-        shapes, result, _ = conv_shapes(row.direction, spec)
-        arrays = [integers(rng, shape, "float32") for shape in shapes]
-        want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays)).astype("f4")
-        store = (lambda array: halves(array, kind)) if halves_in else (lambda array: array)
-        images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
-        given = [last(store(array)) if i in images else store(array) for i, array in enumerate(arrays)]
-        out = store(np.full(result, np.nan, "f4"))
-        out = out if row.direction == "weight_grad" else last(out)
-        workspace = np.full(row.workspace(problem), 0xFF, np.uint8)
+    """Halves whose channels fill 16 bytes are not copied then."""
+    dtype = row.accuracy if halves_in else "float32"
+    for spec in CHANNELS_LAST:
+        problem = Problem("conv", row.direction, "cuda", dtype, row.accuracy, spec, "channels_last")
         with interpreted("sm_80"):
-            row.run(*given, spec, workspace, out)
-        got = from_halves(np.ascontiguousarray(out), kind) if halves_in else out
-        np.testing.assert_array_equal(got, from_halves(halves(want, kind), kind) if halves_in else want)
+            np.testing.assert_array_equal(*on_channels_last(row, problem))
 
 
 def test_channels_last_halves_take_no_room_for_copies():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import convkern as ck
-from convkern.kernels.conv import half_products
 from convkern.kernels.cuda import launch
 from convkern.kernels.cuda.tiles import CUT_TF32_TERMS
 from convkern.kernels.spec import ConvSpec, PointwiseSpec
@@ -16,7 +15,7 @@ from convkern.plan import plan, refusal, traced
 from . import fake_cupy
 from .bounds import integers
 from .gpu import cuda_rows, interpreted, needs_compiler
-from .test_cuda_halves import WARPGROUP_EDGES, conflicts, last, wide
+from .test_cuda_halves import WARPGROUP_EDGES, conflicts, half_products, last, on_channels_last, wide
 from .test_cuda_rows import ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
 
@@ -30,20 +29,18 @@ TF32_EDGES = [
 ]
 
 
-def on_channels_last(row: Variant, spec: ConvSpec, make=integers) -> tuple[np.ndarray, np.ndarray]:
-    """What the row writes and the definition over channels-last images."""
-    problem = Problem("conv", row.direction, "cuda", "float32", "tf32", spec, "channels_last")
-    assert row.refuses(problem) == ""
-    rng = np.random.default_rng(9)
-    shapes, result, _ = conv_shapes(row.direction, spec)
-    arrays = [make(rng, shape, "float32") for shape in shapes]
-    want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays))
-    images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
-    given = [last(array) if i in images else array for i, array in enumerate(arrays)]
-    out = np.full(result, np.nan, "f4")
-    out = out if row.direction == "weight_grad" else last(out)
-    row.run(*given, spec, np.full(row.workspace(problem), 0xFF, np.uint8), out)
-    return np.ascontiguousarray(out), want
+# Few results of many terms, whose sums are cut into parts.
+WIDE_PARTED = {
+    "forward": conv(1, 256, (5, 5), 72, (3, 3), padding=ONE)._replace(activation=1),
+    "input_grad": conv(1, 72, (4, 5), 256, (3, 3), padding=ONE),
+    "weight_grad": conv(3, 8, (20, 21), 72, (1, 1)),
+}
+# With channels that fill 16 bytes, which are not copied then, that do not, and in groups with a stride.
+WIDE_LAST = [conv(2, 16, (6, 7), 80, (3, 2), (2, 1), ONE, groups=2), conv(1, 3, (4, 5), 41, (3, 3))]
+
+
+def lying_last(row: Variant, spec: ConvSpec) -> Problem:
+    return Problem("conv", row.direction, "cuda", "float32", "tf32", spec, "channels_last")
 
 
 @needs_compiler
@@ -73,17 +70,13 @@ def test_more_shapes(row):
             assert check_conv(row, spec, "float32")
             assert check_conv(row, spec, "float32", make=integers, exact=True)
             if spec.n:
-                np.testing.assert_array_equal(*on_channels_last(row, spec))
+                np.testing.assert_array_equal(*on_channels_last(row, lying_last(row, spec)))
 
 
 @needs_compiler
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
 def test_sums_cut_into_parts_are_finished_with_bias_residual_and_relu(row):
-    spec = {
-        "forward": conv(1, 256, (5, 5), 40, (3, 3), padding=ONE)._replace(activation=1),
-        "input_grad": conv(1, 40, (4, 5), 256, (3, 3), padding=ONE),
-        "weight_grad": conv(3, 8, (20, 21), 40, (1, 1)),
-    }[row.direction.removesuffix("_residual")]
+    spec = WIDE_PARTED[row.direction.removesuffix("_residual")]
     assert half_products.parts(row.direction, spec, "tf32") > 1
     with interpreted("sm_90a"):
         assert check_conv(row, spec, "float32", make=integers, exact=True)
@@ -92,11 +85,9 @@ def test_sums_cut_into_parts_are_finished_with_bias_residual_and_relu(row):
 @needs_compiler
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
 def test_channels_last_is_read_and_written_as_it_lies(row):
-    """With channels that fill 16 bytes, which are not copied then, that do not, and in groups with a stride."""
-    edges = conv(2, 16, (6, 7), 80, (3, 2), (2, 1), ONE, groups=2), conv(1, 3, (4, 5), 41, (3, 3))
     with interpreted("sm_90a") as executed:
-        for edge in edges:
-            np.testing.assert_array_equal(*on_channels_last(row, wide(row.direction, edge)))
+        for edge in WIDE_LAST:
+            np.testing.assert_array_equal(*on_channels_last(row, lying_last(row, wide(row.direction, edge))))
     assert executed
 
 

@@ -1,30 +1,22 @@
-"""The stages of bench/gpu.sh as far as they go without a GPU."""
+"""What the stages of bench/gpu.sh compute and compare, as far as they go without a GPU."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from convkern.bench import cases
 from convkern.bench.cases import CONVS, GRADIENTS, LAYERS
 from convkern.bench.gpu import clock, rows, stage
-from convkern.device import gpu
 
 from . import fake_cupy
 from .gpu import interpreted, needs_compiler
 
 ROOT = Path(__file__).parents[1]
-needs_timeout = pytest.mark.skipif(not shutil.which("timeout"), reason="bench/gpu.sh needs the program timeout")
 
 
 def primitives():
@@ -64,63 +56,6 @@ def test_a_wrong_primitive_is_told_with_its_place(needed, name):
 
     with interpreted("sm_90a"), pytest.raises(AssertionError, match=r"1 of \d+ values are wrong, the first at \("):
         module.CHECKS[needed][name](module.Place(np.copy, off_by_one), np.random.default_rng(7))
-
-
-@needs_timeout
-def test_the_script_says_in_a_sentence_that_there_is_no_gpu(tmp_path):
-    if not gpu()[1]:
-        pytest.skip("there is a GPU")
-    env = {**os.environ, "PYTHON": sys.executable}
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
-    assert done.returncode == 2
-    assert done.stderr == f"bench/gpu.sh: no GPU to measure on: {gpu()[1]}\n"
-    facts = json.loads((tmp_path / "facts.json").read_text())
-    assert (facts["status"], facts["device"]) == ("failed", None)
-    assert facts["packages"]["numpy"] == np.__version__
-
-
-@needs_timeout
-def test_the_script_goes_on_after_a_stage_that_fails_or_takes_too_long(tmp_path):
-    """A stand-in for Python: facts are well, build fails, tests never ends, rows is well."""
-    stages = 'case "$2" in *.build) echo boom; exit 3 ;; *.tests) sleep 60 ;; esac; echo "$2" >>"$3/ran"'
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{stages}\n")
-    python.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(python), "STAGES": "build tests rows", "TOTAL": "9"}
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(tmp_path / "results")]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
-    assert done.returncode == 1
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("build: failed, see ")
-    assert lines[1] == "    boom"
-    assert lines[2].startswith("tests: cut off after ")
-    assert lines[3] == "rows: left out, no time is left"
-    env["STAGES"] = "build rows"
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
-    assert (done.returncode, done.stdout.splitlines()[2]) == (1, "rows: done")
-    ran = (tmp_path / "results" / "ran").read_text().split()
-    assert ran == [f"convkern.bench.gpu.{stage}" for stage in ("facts", "facts", "rows")]
-
-
-def test_a_report_keeps_what_was_found_before_a_failure(tmp_path, monkeypatch):
-    from convkern.bench.gpu import stage
-
-    def work(report: stage.Report) -> None:
-        report.found(first=1)
-        report.add("many", 2)
-        assert json.loads((tmp_path / "made-up.json").read_text())["status"] == "running"
-        report.attempt("a part", lambda: 1 // 0)
-        report.found(last=3)
-        raise RuntimeError("the end")
-
-    monkeypatch.setattr(sys, "argv", ["stage", str(tmp_path), "10"])
-    with pytest.raises(SystemExit) as ended:
-        stage.run("made-up", work)
-    assert ended.value.code == 1
-    data = json.loads((tmp_path / "made-up.json").read_text())
-    assert (data["status"], data["first"], data["many"], data["last"]) == ("failed", 1, [2], 3)
-    assert [text.split(":")[0] for text in data["failures"]] == ["a part", "made-up"]
 
 
 @pytest.fixture
@@ -168,6 +103,9 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
     assert [text.split(" is off")[0] for text in report.data["failures"]] == [
         f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
     ]
+    monkeypatch.setattr(contenders, "Arrays", None)  # a new process does nothing again
+    rows.measure(case, ("float32", "float16"), 0, {}, report)
+    assert len(report.data["entries"]) == 3
     for entry in report.data["entries"]:
         assert set(entry["ratios"]) == {"float16 float16 nchw", "float16 float16 channels_last"}
 
@@ -181,8 +119,8 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     (case,) = (case for case in CONVS if case.name == name)
     arrays, seen = contenders.Arrays(case, 2), set()
     one = arrays.get("float32", "nchw")[0]
-    for direction in GRADIENTS:
-        want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+    for direction in contenders.THEIRS:
+        want = contenders.THEIRS[direction](one["x"], one["w"], one["gy"], case)
         for precision, bound in contenders.AGREEMENT.items():
             for contender in contenders.our_contenders(case, direction, precision, arrays):
                 got = contender.result()
@@ -232,24 +170,71 @@ def test_copies_of_every_layer_flow_past_the_cache():
         assert count * nbytes <= max(2 * cache + nbytes, 2 * nbytes)
 
 
-def test_the_notebook_shows_what_the_stage_wrote(tmp_path, capsys):
-    (layer,) = cases.select(["resnet18-28"])
-    case = dataclasses.replace(layer, n=rows.BATCH)
-    (tmp_path / "bench" / "results" / "gpu").mkdir(parents=True)
-    report = stage.Report("rows", tmp_path / "bench" / "results" / "gpu" / "rows.json", 60)
+NOTEBOOK = ROOT / "notebooks" / "03_from_naive_to_tensor_cores.ipynb"
+
+
+@needs_compiler
+def test_the_notebook_shows_what_the_stages_wrote(tmp_path, capsys):
+    from convkern.bench.gpu import ladder, rungs
+
+    case = ladder.the_case()
+    folder = tmp_path / "bench" / "results" / "gpu"
+    folder.mkdir(parents=True)
+    report = stage.Report("rows", folder / "rows.json", 60)
     seconds = {"torch tf32 nchw": 1e-4, "tensor tf32 nchw": 2e-4, "warpgroup_float16 float16 channels_last": 5e-5}
     for direction in GRADIENTS:
         entry = {"case": case.name, "direction": direction, "seconds": seconds, "apart": {}}
         report.add("entries", rows.judge(entry, case, {}))
-    notebook = json.loads((ROOT / "notebooks" / "03_from_naive_to_tensor_cores.ipynb").read_text(encoding="utf-8"))
+    climbed = stage.Report("ladder", folder / "ladder.json", 60)
+    for name, rung in rungs.RUNGS.items():
+        climbed.add("entries", {"rung": name, "precision": rung.precision, "seconds": 1e-2 / (len(name))})
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "speed-time")
     known = {"json": json, "PEAK": {"float32": 66.9e12, "TF32": 494.7e12, "float16": 989.4e12}, "fmas": case.flops // 2}
     exec("".join(cell["source"]), known | {"checkout": tmp_path})
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["warpgroup_float16", "torch", "tensor"]
-    assert "200 µs,    74 TFLOP/s" in lines[-1]
+    assert len(lines) == 2 + len(rungs.RUNGS) + 3
+    assert lines[1].startswith("naive float32 channels_last ")
+    assert [line.split()[0] for line in lines[-3:]] == ["tensor", "torch", "warpgroup_float16"]
+    assert "200 µs,  74.0 TFLOP/s, 15.0% of the peak" in lines[-3]
     exec("".join(cell["source"]), known | {"checkout": tmp_path / "nothing"})
     assert capsys.readouterr().out == "not yet measured on a GPU\n"
+
+
+@needs_compiler
+def test_the_notebook_shows_the_kernels_that_are_timed():
+    """The sources in its committed outputs are those of the module."""
+    from convkern.bench.gpu import rungs
+
+    shown = []
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            shown += ["".join(output["data"]["text/markdown"])] if "text/markdown" in output.get("data", {}) else []
+    source = Path(rungs.__file__).read_text(encoding="utf-8")
+    for text in shown:
+        assert text.startswith("```python\n")
+        for part in text[len("```python\n") : -len("```")].split("\n\n\n"):
+            assert part.strip() in source
+    bodies = [getattr(value, "py_func", value) for value in vars(rungs).values()]
+    mine = [body.__name__ for body in bodies if getattr(body, "__module__", "") == rungs.__name__]
+    kernels = {name for name in mine if name.islower()} - {"kernel"}
+    assert {name for name in kernels if any(f"def {name}(" in text for text in shown)} == kernels
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["naive", "tiled", "register tile", "wide loads", "tensor cores"])
+def test_the_ladder_is_held_to_pytorch(name, borrowed, monkeypatch):
+    from convkern.bench.gpu import ladder
+
+    case = dataclasses.replace(ladder.the_case(), n=1, c=16, size=(5, 27))
+    monkeypatch.setattr(ladder, "interleave", lambda calls: dict.fromkeys(calls, 2.0))
+    arrays = ladder.contenders.Arrays(case, 2)
+    found = ladder.measure(name, case, arrays, {"float32": case.flops / 4.0})
+    assert (found["rung"], found["seconds"]) == (name, 2.0)
+    assert found["matrix_share"] == (2.0 if found["precision"] == "float32" else None)
+    arrays.get("float32", "channels_last")[0]["w"][0] *= 1.2
+    with pytest.raises(ValueError, match="the result is off by"):
+        ladder.measure(name, case, arrays, {})
 
 
 def test_times_are_judged_beside_the_same_layout_and_the_better_one():
@@ -269,7 +254,7 @@ def test_times_are_judged_beside_the_same_layout_and_the_better_one():
     assert bare["shares"]["torch float16 nchw"] == {"matrix": None, "copy": None}
 
 
-@pytest.mark.parametrize("name", ["lenet5", "vgg16_cifar", "resnet18_cifar"])
+@pytest.mark.parametrize("name", ["lenet5", "vgg16_cifar", "resnet18_cifar", "resnet50"])
 def test_pytorchs_network_starts_from_our_weights(name, monkeypatch):
     torch = pytest.importorskip("torch")
     import convkern as ck
@@ -278,8 +263,31 @@ def test_pytorchs_network_starts_from_our_weights(name, monkeypatch):
     monkeypatch.setattr(steps, "DEVICE", "cpu")
     (network,) = (network for network in steps.NETWORKS if network.name == name)
     theirs, state = steps.twin(network).state_dict(), ck.models.build(name).state_dict()
+    assert theirs.keys() == state.keys()
     for key, value in state.items():
         np.testing.assert_array_equal(torch.as_tensor(theirs[key]).numpy(), value, err_msg=key)
+
+
+@pytest.mark.full
+def test_the_resnet50_of_the_comparison_is_ours():
+    """Its layers and their order, 25,557,032 parameters, and the loss and the gradients of a small batch."""
+    torch = pytest.importorskip("torch")
+    import convkern as ck
+    from convkern.bench.rivals import networks
+
+    model, theirs = ck.models.build("resnet50"), networks.resnet50()
+    assert sum(p.numel() for p in theirs.parameters()) == 25_557_032
+    theirs.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in model.state_dict().items()})
+    model, theirs = model.to(np.float64), theirs.double()
+    rng = np.random.default_rng(5)
+    x, labels = rng.standard_normal((3, 3, 64, 64)), rng.integers(0, 1000, 3)
+    mine = ck.nn.functional.cross_entropy(model(ck.tensor(x)), labels)
+    other = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels))
+    assert mine.item() == pytest.approx(other.item(), rel=1e-9)
+    mine.backward()
+    other.backward()
+    for (name, p), q in zip(model.named_parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad.data, q.grad, rtol=0, atol=1e-8 * float(q.grad.abs().max()), err_msg=name)
 
 
 def test_steps_that_differ_are_told():
@@ -295,42 +303,58 @@ def test_steps_that_differ_are_told():
     assert steps.judge({"seconds": seconds})["captured_ratios"] == {"torch float32 nchw": 2.0}
 
 
-@needs_compiler
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_the_captured_step_is_the_eager_one(precision, monkeypatch):
-    """Of a model of one layer: the losses of four steps."""
+@pytest.fixture
+def tiny(monkeypatch):
+    """A model of one layer, ours and PyTorch's, in place of the networks that are measured."""
+    torch = pytest.importorskip("torch")
     import convkern as ck
     from convkern.bench.gpu import steps
-    from convkern.blas import own_products
+    from convkern.bench.rivals import networks
 
     def build(name: str) -> ck.nn.Module:
         with ck.nn.init.seeded(1):
             return ck.nn.Sequential(ck.nn.Flatten(), ck.nn.Linear(4, 3))
 
+    def theirs() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+
     monkeypatch.setattr(ck.models, "build", build)
-    monkeypatch.setattr(steps, "LR", 0.1)
-    monkeypatch.setattr(steps, "wait", lambda: None)
-    network = steps.Network("tiny", 2, (1, 2, 2), 3)
+    monkeypatch.setattr(networks, "tiny", theirs, raising=False)
+    for name, value in {"LR": 0.1, "TURNS": 1, "TURN_SECONDS": 1e-3, "wait": lambda: None, "DEVICE": "cpu"}.items():
+        monkeypatch.setattr(steps, name, value)
+    return steps.Network("tiny", 2, (1, 2, 2), 3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_captured_step_is_the_eager_one(precision, tiny):
+    """Of a model of one layer: the losses of four steps."""
+    from convkern.bench.gpu import steps
+    from convkern.blas import own_products
+
     x, labels = np.random.default_rng(1).standard_normal((2, 1, 2, 2), np.float32), np.array([0, 2])
     with fake_cupy.installed(), own_products():
-        eager, captured = (steps.our_step(network, x, labels, precision, how) for how in (False, True))
+        eager, captured = (steps.our_step(tiny, x, labels, precision, how) for how in (False, True))
         losses = [steps.first_losses(step) + steps.first_losses(step) for step in (eager, captured)]
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 4
 
 
-def test_the_sanitizers_count_is_read(monkeypatch):
-    from convkern.bench.gpu import sanitizer
+@needs_compiler
+def test_the_contest_of_steps(tiny, tmp_path, monkeypatch):
+    """All take the same step; those that cannot be made are told."""
+    from convkern.bench.gpu import steps
+    from convkern.blas import own_products
 
-    def printing(text: str, code: int = 0) -> None:
-        done = SimpleNamespace(stdout=text, returncode=code)
-        monkeypatch.setattr(sanitizer.subprocess, "run", lambda *args, **options: done)
-
-    printing("3 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n")
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == 0
-    printing("3 passed in 2 s\n========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n")
-    assert sanitizer.check("tool", "racecheck", "", 1)[0] == 2
-    printing("59 skipped in 2 s\n========= ERROR SUMMARY: 0 errors\n")
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1
-    printing("1 failed, 2 passed in 2 s\n========= ERROR SUMMARY: 0 errors\n", 1)
-    assert sanitizer.check("tool", "memcheck", "", 1)[0] == -1
+    names = {"ours float32", "ours captured float32", "torch float32 nchw", "torch float32 channels_last"}
+    report = stage.Report("steps", tmp_path / "steps.json", 60)
+    with fake_cupy.installed(), own_products():
+        entry = steps.judge(steps.contest(tiny, "float32", report, compiled=False))
+        assert report.data["failures"] == []
+        assert entry["seconds"].keys() == entry["losses"].keys() == names
+        assert entry["ratios"].keys() == entry["captured_ratios"].keys() == {n for n in names if n.startswith("torch")}
+        monkeypatch.setattr(steps, "MOMENTUM", -1.0)  # which is refused
+        assert steps.contest(tiny, "float32", report, compiled=False)["seconds"] == {}
+    assert [text.partition(":")[0] for text in report.data["failures"]] == [
+        *(f"tiny {name}" for name in sorted(names, key=lambda name: (name[0], "last" in name, "captured" in name))), "tiny",
+    ]  # fmt: skip

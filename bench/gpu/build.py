@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ...kernels.cuda import compiler
-from ...kernels.cuda.kernel import KERNELS
+from ...kernels.cuda.kernel import KERNELS, CudaKernel
 from ...kernels.cuda.launch import device_capability
 from . import stage
 
@@ -22,11 +22,19 @@ def kernel_names() -> list[str]:
     return sorted(KERNELS, key=lambda name: (not name.startswith("conv"), name))
 
 
+def kernels() -> dict[str, CudaKernel]:
+    """Those of the library, then the benchmark's own: single instructions, and the notebook's ladder."""
+    from . import primitives, rungs
+
+    found = {name: KERNELS[name] for name in kernel_names()}
+    own = [primitives.kernel(name) for name in primitives.BODIES] + [rungs.kernel(name) for name in rungs.RUNGS]
+    return {**found, **{kernel.name: kernel for kernel in own}}
+
+
 def build(name: str, target: str) -> tuple[str, float, str]:
     """Compile one kernel: its name, the seconds, and the assembler's report."""
     started = time.perf_counter()
-    kernel_names()
-    path = compiler.cubin(KERNELS[name], target)
+    path = compiler.cubin(kernels()[name], target)
     return name, time.perf_counter() - started, path.with_suffix(".txt").read_text()
 
 
@@ -34,7 +42,7 @@ def work(report: stage.Report) -> None:
     import cupy  # noqa: F401  (device_capability asks the module that is loaded)
 
     target = compiler.target(str(device_capability()))
-    names = [name for name in kernel_names() if not KERNELS[name].targets or target in KERNELS[name].targets]
+    names = [name for name, kernel in kernels().items() if not kernel.targets or target in kernel.targets]
     report.found(target=target, kernels=len(names), spilling=[])
     with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), get_context("spawn")) as pool:
         jobs = {pool.submit(build, name, target): name for name in names}

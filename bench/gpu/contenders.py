@@ -19,7 +19,13 @@ from .ceilings import allow_tf32
 DEVICE = "cuda"  # of PyTorch's tensors
 LAYOUTS = ("nchw", "channels_last")
 TYPES = {"float32": "float32", "tf32": "float32", "float16": "float16", "bfloat16": "bfloat16"}  # of the arrays
-INPUTS = {"forward": ("x", "w"), "input_grad": ("gy", "w"), "weight_grad": ("x", "gy")}
+# Of the residual pass gy stands for what is added: it has the shape of y.
+INPUTS = {
+    "forward": ("x", "w"),
+    "forward_residual": ("x", "w", "gy"),
+    "input_grad": ("gy", "w"),
+    "weight_grad": ("x", "gy"),
+}
 # Largest difference from PyTorch's strict float32, as a share of its largest result.
 AGREEMENT = {"float32": 1e-3, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 6e-2}
 
@@ -87,9 +93,22 @@ def theirs(array: Any, dtype: str) -> Any:
     return torch.from_dlpack(array).float()
 
 
+def forward_residual(x: Any, w: Any, gy: Any, case: ConvCase) -> Any:
+    """relu(conv(x, w) + gy) as PyTorch's users write it: in place, after the convolution."""
+    return pytorch.forward(x, w, gy, case).add_(gy).relu_()
+
+
+THEIRS = {
+    "forward": pytorch.forward,
+    "forward_residual": forward_residual,
+    "input_grad": pytorch.input_grad,
+    "weight_grad": pytorch.weight_grad,
+}
+
+
 def torch_contenders(case: ConvCase, direction: str, precision: str, arrays: Arrays) -> Iterator[Contender]:
     """PyTorch's operator in both layouts."""
-    function, tf32 = getattr(pytorch, direction), precision == "tf32"
+    function, tf32 = THEIRS[direction], precision == "tf32"
 
     def call(one: dict[str, Any]) -> Any:
         allow_tf32(tf32)
@@ -112,9 +131,11 @@ def precision_of(row: Variant) -> str:
 def our_contenders(case: ConvCase, direction: str, precision: str, arrays: Arrays) -> Iterator[Contender]:
     """Every row of the tables that takes the case in this precision, in the layouts that it takes."""
     spec, dtype = case.spec(), TYPES[precision]
+    activation = int(direction == "forward_residual")  # with the ReLU that comes after it in residual networks
+    spec = spec._replace(activation=activation)
     operations: dict[str, Any] = {"conv": spec}
     if spec.kernel == (1, 1) == spec.stride and spec.groups == 1 and spec.size == spec.out:
-        operations["pointwise"] = PointwiseSpec(spec.n, spec.c, spec.k, spec.size[0] * spec.size[1])
+        operations["pointwise"] = PointwiseSpec(spec.n, spec.c, spec.k, spec.size[0] * spec.size[1], activation)
     for operation, given in operations.items():
         for row in rows(operation, direction, "cuda"):
             for layout in LAYOUTS if operation == "conv" else LAYOUTS[:1]:
@@ -136,16 +157,14 @@ def _contender(row: Variant, problem: Problem, precision: str, arrays: Arrays) -
     for one in arrays.get(dtype, problem.layout):
         given = [ours(one[name] if name != "w" else one[name].contiguous()) for name in INPUTS[problem.direction]]
         images = [a for a, name in zip(given, INPUTS[problem.direction], strict=True) if name != "w"]
-        out = ours(
-            {"forward": one["gy"], "input_grad": one["x"], "weight_grad": one["w"].contiguous()}[problem.direction]
-        )
+        out = ours({"input_grad": one["x"], "weight_grad": one["w"].contiguous()}.get(problem.direction, one["gy"]))
         if last and not all(map(is_channels_last, images + ([] if problem.direction == "weight_grad" else [out]))):
             return None
         out = _empty_like(out)
         if problem.operation == "pointwise":
             given, out = [_flat(a) for a in given], _flat(out)
-        if problem.direction == "forward":
-            given.append(cupy.empty(0, given[0].dtype))
+        if problem.direction in ("forward", "forward_residual"):
+            given.insert(2, cupy.empty(0, given[0].dtype))  # no bias
         workspace = cupy.empty(row.workspace(problem), "uint8")
         calls.append(partial(row.run, *given, problem.spec, workspace, out))
         outs.append(out)

@@ -153,12 +153,12 @@ def measure(job: Job, bandwidth: float | None) -> dict[str, Any]:
 
 def work(report: stage.Report) -> None:
     bandwidth = (ceilings(report.path.parent).get("bandwidth") or {}).get("copy")
-    report.found(shape=SHAPE, entries=[])
+    report.begin(shape=SHAPE, entries=[])
     for job in jobs():
-        entry = report.attempt(job.name, partial(measure, job, bandwidth))
+        entry = report.once(job.name, partial(measure, job, bandwidth))
         if entry is not None:
             report.add("entries", entry)
 
 
 if __name__ == "__main__":
-    stage.run("memory", work)
+    stage.run("memory", work, patience=20)

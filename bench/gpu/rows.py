@@ -15,6 +15,7 @@ from .clock import copies_for, interleave
 
 BATCH = 64
 ROUNDS = (("float32", "tf32", "float16"), ("bfloat16",))  # if time runs out, it is for the last
+RESIDUAL = ("resnet18-56", "resnet18-14", "resnet-expand")  # that networks add something to
 RESERVE = 4.0  # seconds that a layer may take
 
 
@@ -30,16 +31,17 @@ def contest(
     """Seconds of all contenders; one that disagrees is a failure and is not timed."""
     one = arrays.get("float32", "nchw")[0]
     contenders.allow_tf32(False)
-    want = getattr(contenders.pytorch, direction)(one["x"], one["w"], one["gy"], case)
+    want = contenders.THEIRS[direction](one["x"], one["w"], one["gy"], case)
     timed, apart = {}, {}
     for precision in precisions:
         for make in (contenders.torch_contenders, contenders.our_contenders):
             for contender in make(case, direction, precision, arrays):
                 key = f"{contender.name} {precision} {contender.layout}"
-                result = report.attempt(f"{case.name} {direction} {key}", contender.result)
-                if result is None:
+                what = f"{case.name} {direction} {key}"
+                found = report.attempt(what, partial(_apart, contender, want))
+                if found is None:
                     continue
-                apart[key] = contenders.disagreement(result, want)
+                apart[key] = found
                 if apart[key] > contenders.AGREEMENT[precision]:
                     report.fail(f"{case.name} {direction} {key} is off by {apart[key]:.2g} of the largest value")
                     continue
@@ -47,10 +49,15 @@ def contest(
     return {"case": case.name, "direction": direction, "seconds": interleave(timed), "apart": apart}
 
 
+def _apart(contender: contenders.Contender, want: Any) -> float:
+    return contenders.disagreement(contender.result(), want)
+
+
 def judge(entry: dict[str, Any], case: ConvCase, found: dict[str, Any]) -> dict[str, Any]:
     """Add what the times mean: PyTorch's time over ours in the same layout and at its best, and shares of the ceilings."""
     spec, seconds = case.spec(), entry["seconds"]
-    numbers = sum(map(math.prod, (spec.x_shape, spec.w_shape, spec.y_shape)))
+    arrays = [spec.x_shape, spec.w_shape, spec.y_shape] + [spec.y_shape] * (entry["direction"] == "forward_residual")
+    numbers = sum(map(math.prod, arrays))
     peaks, bandwidth = found.get("matrix_peak") or {}, (found.get("bandwidth") or {}).get("copy")
     ratios: dict[str, Any] = {}
     shares: dict[str, Any] = {}
@@ -88,13 +95,16 @@ def measure(
     """All directions of one layer."""
     spec = case.spec()
     nbytes = 2 * sum(map(math.prod, (spec.x_shape, spec.y_shape)))  # of halves
+    directions = (*GRADIENTS, *(["forward_residual"] if case.name in RESIDUAL else []))
+    units = {f"{case.name} {direction} in {', '.join(precisions)}": direction for direction in directions}
+    if all(unit in report.data["done"] for unit in units):
+        return
     arrays = contenders.Arrays(case, copies_for(nbytes, cache))
-    for direction in GRADIENTS:
-        what = f"{case.name} {direction}"
-        entry = report.attempt(what, partial(contest, case, direction, precisions, arrays, report))
+    for unit, direction in units.items():
+        entry = report.once(unit, partial(contest, case, direction, precisions, arrays, report))
         if entry is not None:
             report.add("entries", judge(entry, case, found))
-            print(what, {key: f"{seconds * 1e3:.3f} ms" for key, seconds in entry["seconds"].items()}, flush=True)
+            print(unit, {key: f"{seconds * 1e3:.3f} ms" for key, seconds in entry["seconds"].items()}, flush=True)
 
 
 def work(report: stage.Report) -> None:
@@ -104,7 +114,7 @@ def work(report: stage.Report) -> None:
     torch.backends.cudnn.benchmark = True
     cache = int(cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"])
     found = ceilings(report.path.parent)
-    report.found(batch=BATCH, entries=[], left_out=[])
+    report.begin(batch=BATCH, entries=[], left_out=[])
     for precisions in ROUNDS:
         for layer in LAYERS:
             case = dataclasses.replace(layer, n=BATCH)

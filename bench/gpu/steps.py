@@ -6,12 +6,13 @@ captured, that is with its launches replayed as CUDA graphs.
 
 from __future__ import annotations
 
+import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,10 +58,7 @@ def twin(network: Network) -> Any:
     import torch
 
     ours = list(ck.models.build(network.name).parameters())
-    if hasattr(networks, network.name):
-        model = getattr(networks, network.name)()
-    else:
-        model = getattr(import_module("torchvision.models"), network.name)()
+    model = getattr(networks, network.name)()
     theirs = list(model.parameters())
     if [tuple(p.shape) for p in theirs] != [tuple(p.shape) for p in ours]:
         raise ValueError(f"{network.name}: PyTorch's model has other parameters than ours")
@@ -186,19 +184,19 @@ def agreeing(losses: dict[str, list[float]]) -> str:
     return ""
 
 
-def contest(network: Network, report: stage.Report, compiled: bool) -> dict[str, Any]:
+def contest(network: Network, precision: str, report: stage.Report, compiled: bool) -> dict[str, Any]:
     """All contenders that exist over one network; with ``compiled`` ours beside PyTorch's compiled network alone."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((network.batch, *network.image), np.float32)
     labels = rng.integers(0, network.classes, network.batch)
-    makers: dict[str, Callable[[], Step]] = {}
-    for precision in PRECISIONS:
-        makers[f"ours {precision}"] = partial(our_step, network, x, labels, precision)
-        makers[f"ours captured {precision}"] = partial(our_step, network, x, labels, precision, captured=True)
-        for layout, last in (("nchw", False), ("channels_last", True)):
-            if not compiled or last == (precision == "float16"):
-                name = f"torch{' compiled' if compiled else ''} {precision} {layout}"
-                makers[name] = partial(torch_step, network, x, labels, precision, last, compiled)
+    makers: dict[str, Callable[[], Step]] = {
+        f"ours {precision}": partial(our_step, network, x, labels, precision),
+        f"ours captured {precision}": partial(our_step, network, x, labels, precision, captured=True),
+    }
+    for layout, last in (("nchw", False), ("channels_last", True)):
+        if not compiled or last == (precision == "float16"):
+            name = f"torch{' compiled' if compiled else ''} {precision} {layout}"
+            makers[name] = partial(torch_step, network, x, labels, precision, last, compiled)
     steps, losses = {}, {}
     for name, make in makers.items():
         what = f"{network.name} {name}"
@@ -208,7 +206,8 @@ def contest(network: Network, report: stage.Report, compiled: bool) -> dict[str,
             steps[name], losses[name] = step, found
     if wrong := agreeing(losses) if losses else "nothing ran":
         report.fail(f"{network.name}: {wrong}")
-    return {"network": network.name, "batch": network.batch, "losses": losses, "seconds": interleave(steps)}
+    told = {"network": network.name, "batch": network.batch, "precision": precision}
+    return {**told, "losses": losses, "seconds": interleave(steps)}
 
 
 def judge(entry: dict[str, Any]) -> dict[str, Any]:
@@ -231,20 +230,22 @@ def work(report: stage.Report) -> None:
     import torch
 
     torch.backends.cudnn.benchmark = True
-    report.found(eager=[], compiled=[], left_out=[])
-    for compiled, needed in ((False, 8.0), (True, COMPILE_SECONDS)):
+    report.begin(eager=[], compiled=[], left_out=[])
+    rounds = itertools.product(((False, 6.0), (True, COMPILE_SECONDS)), NETWORKS, PRECISIONS)
+    for (compiled, needed), network, precision in rounds:
         kind = "compiled" if compiled else "eager"
-        for network in NETWORKS:
-            if report.left < needed:
-                report.add("left_out", f"{network.name} {kind}")
-                continue
-            entry = report.attempt(f"{network.name} {kind}", partial(contest, network, report, compiled))
-            if entry is not None:
-                report.add(kind, judge(entry))
-                print(kind, network.name, entry["seconds"], flush=True)
-            torch.cuda.empty_cache()
-            cupy.get_default_memory_pool().free_all_blocks()
+        what = f"{network.name} {kind} {precision}"
+        if report.left < needed:
+            report.add("left_out", what)
+            continue
+        entry = report.once(what, partial(contest, network, precision, report, compiled))
+        if entry is not None:
+            report.add(kind, judge(entry))
+            print(what, entry["seconds"], flush=True)
+        gc.collect()  # models and graphs, before the next ones come
+        torch.cuda.empty_cache()
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 if __name__ == "__main__":
-    stage.run("steps", work)
+    stage.run("steps", work, patience=100)

@@ -112,6 +112,9 @@ class AveragedModel(Module):
         model : Module
             With the parameters and buffers of the first one.
         """
+        _device.refuse_capture(
+            "AveragedModel.update_parameters", "its count changes from step to step; call it after the step"
+        )
         pairs = _pairs(self.module.named_parameters(), model.named_parameters(), "parameters")
         buffers = _pairs(self.module.named_buffers(), model.named_buffers(), "buffers")
         if self.use_buffers:
