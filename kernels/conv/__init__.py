@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts, product_parts
+from ..cuda.tiles import channel_parts, parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -34,12 +34,6 @@ def _partial_sums(problem: Problem) -> int:
     parts = cpu_direct.weight_grad_parts(spec)
     size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * problem.itemsize
     return 0 if parts == 1 else parts * size
-
-
-def _cuda_partial_sums(problem: Problem) -> int:
-    spec = problem.spec
-    columns, pixels = spec.c // spec.groups * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
-    return 4 * spec.k * columns * product_parts(spec.k // spec.groups, columns, pixels, spec.groups)
 
 
 def _cuda_channel_sums(problem: Problem) -> int:
@@ -133,10 +127,10 @@ VARIANTS = (
     cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "forward_residual", "conv.cuda_tensor.forward_residual", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward"),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual"),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", _cuda_partial_sums),
+    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", parts_bytes, tf32_only, "tf32"),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", _cuda_channel_sums),
 )

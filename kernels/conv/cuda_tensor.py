@@ -13,7 +13,7 @@ import numpy as np
 from ..cuda.kernel import CudaKernel
 from ..cuda.sums import add_parts
 from ..cuda.tensor_gemm import tensor_kernel
-from ..cuda.tiles import TENSOR_TILES, choose_tile, make_grid, product_parts
+from ..cuda.tiles import TENSOR_TILES, choose_tile, make_grid, product_of, product_parts
 from ..spec import ConvSpec
 from .cuda_direct import (
     Geometry,
@@ -78,7 +78,7 @@ def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     inner, outer = spec.c // spec.groups, spec.k // spec.groups
     number = choose_tile(outer, TENSOR_TILES)
     columns, terms = inner * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
-    parts = product_parts(outer, columns, terms, spec.groups)
+    parts = product_parts("weight_grad", product_of("weight_grad", spec))
     grid = make_grid(TENSOR_TILES[number], outer, columns, terms, spec.groups, parts)
     sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
     _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, sums, geometry_of(spec, False), grid)

@@ -34,9 +34,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cuda.half_gemm import half_kernel
-from ..cuda.half_layout import finish, padded, spread, turn
+from ..cuda.half_layout import FINISH, padded, spread, turn
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import CHUNKS, HALVES, divider
+from ..cuda.sums import finish
 from ..cuda.tiles import (
     HALF_TILES,
     TF32_TILES,
@@ -256,7 +257,8 @@ def _run_windows(
         more = (array if array is not None and array.size and cut == 1 else target for array in (bias, residual))
         kernels[number](grid.blocks, picture, filters, *more, target, window, grid)
     if cut > 1:
-        finish(target, bias, residual, out, stored, cut, made[0][0].columns * spec.groups, made[0][0].apart, relu)
+        channels, apart = made[0][0].columns * spec.groups, made[0][0].apart
+        finish(target, bias, residual, out, cut, channels, apart, relu, FINISH[stored])
 
 
 def forward(
@@ -311,4 +313,4 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family
     grid = make_grid(family.weight_tiles[number], rows, outer, terms, spec.groups, cut, step=step)
     family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, sums, window, grid)
     if not direct:
-        finish(sums, sums[:0], None, _bits(out), stored, cut)
+        finish(sums, None, None, _bits(out), cut, kernels=FINISH[stored])

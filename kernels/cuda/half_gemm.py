@@ -17,6 +17,7 @@ from collections.abc import Callable
 from .kernel import CudaKernel
 from .language import (
     HALVES,
+    as_it_is,
     close_copies,
     cuda,
     float32,
@@ -39,16 +40,11 @@ UNROLLED = 16  # tiles side by side
 ALIGNMENT = 1024  # bytes; of the slices in shared memory, so that the swizzle meets the banks
 
 
-@inlined
-def _as_it_is(value):
-    return value
-
-
 def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
     """Functions that turn an element as it is stored, "float32", "tf32", "float16" or "bfloat16", to float32 and back."""
     if stored in HALVES:
         return widen[stored], narrow[stored]
-    return _as_it_is, nearest_tf32 if stored == "tf32" else _as_it_is
+    return as_it_is, nearest_tf32 if stored == "tf32" else as_it_is
 
 
 def pointer(stored: str) -> str:

@@ -415,6 +415,11 @@ else:
 
 
 @inlined
+def as_it_is(value):
+    return value
+
+
+@inlined
 def thread():
     """Index of this thread in a one-dimensional grid."""
     return int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)
@@ -425,6 +430,7 @@ __all__ = [
     "HALVES",
     "POINTERS",
     "anew",
+    "as_it_is",
     "cuda",
     "divider",
     "float32",

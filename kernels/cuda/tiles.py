@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from ..spec import ConvSpec, PointwiseSpec
+from ..variant import Problem
 
 STEP = 8  # terms of the sum in a slice
 
@@ -108,15 +112,53 @@ def make_grid(
     return Grid(rows, columns, terms, tall, wide, groups, chunk, int(biased), relu)
 
 
+class Product(NamedTuple):
+    """Rows, columns and terms of a product of matrices, and how many such products there are."""
+
+    rows: int
+    columns: int
+    terms: int
+    groups: int = 1
+
+
+def product_of(direction: str, spec: ConvSpec | PointwiseSpec) -> Product:
+    """The product behind a direction of a convolution."""
+    if isinstance(spec, PointwiseSpec):
+        groups, taps, input_pixels = 1, 1, spec.n * spec.pixels
+        pixels = input_pixels
+    else:
+        groups, taps = spec.groups, math.prod(spec.kernel)
+        input_pixels, pixels = spec.n * math.prod(spec.size), spec.n * math.prod(spec.out)
+    inner, outer = spec.c // groups, spec.k // groups
+    if direction == "weight_grad":
+        return Product(outer, inner * taps, pixels, groups)
+    if direction == "input_grad":
+        return Product(inner, input_pixels, outer * taps, groups)
+    return Product(outer, pixels, inner * taps, groups)
+
+
 BLOCKS = 512  # blocks wanted before a sum is cut into parts: a few for each multiprocessor of a large GPU
 HALF_BLOCKS = 264  # the same where a block is large: two for each multiprocessor of an H100
 PART = 256  # terms of a part at least
 
 
-def product_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
-    """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work."""
-    blocks = make_grid(TILES[choose_tile(rows)], rows, columns, terms, groups).blocks
-    return max(1, min(BLOCKS // max(blocks, 1), terms // PART))
+def product_parts(direction: str, product: Product) -> int:
+    """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work.
+
+    Where results are pixels, which are many, a part costs more: then it has more terms, and blocks are fewer.
+    """
+    tile = TILES[choose_tile(product.rows)]
+    blocks = max(make_grid(tile, *product).blocks, 1)
+    if direction == "weight_grad":
+        return max(1, min(BLOCKS // blocks, product.terms // PART))
+    return max(1, min(HALF_BLOCKS * 256 // tile.threads // blocks, product.terms // (2 * PART)))
+
+
+def parts_bytes(problem: Problem) -> int:
+    """Bytes of the parts of a product's sums, where there are several."""
+    product = product_of(problem.direction, problem.spec)
+    parts = product_parts(problem.direction, product)
+    return 0 if parts == 1 else 4 * parts * product.groups * product.rows * product.columns
 
 
 def choose_half_tile(columns: int, tiles: Sequence[WarpTile] = HALF_TILES) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import product_parts
+from ..cuda.tiles import parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_blocked, cpu_panels, cpu_weight
@@ -17,11 +17,6 @@ def _weight_bytes(problem: Problem) -> int:
 def _partial_sums(problem: Problem) -> int:
     parts = cpu_blocked.weight_grad_parts(problem.spec)
     return 0 if parts == 1 else parts * _weight_bytes(problem)
-
-
-def _cuda_partial_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.k * spec.c * product_parts(spec.k, spec.c, spec.n * spec.pixels)
 
 
 def _cuda_halves(problem: Problem) -> int:
@@ -78,8 +73,8 @@ VARIANTS = (
         )
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
-    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual"),
-    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad"),
-    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", _cuda_partial_sums),
+    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward", parts_bytes),
+    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual", parts_bytes),
+    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad", parts_bytes),
+    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", parts_bytes),
 )
