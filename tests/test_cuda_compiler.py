@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convkern.kernels.cuda import compiler, kernel, launch
-from convkern.kernels.cuda.tiles import TENSOR_STEP, TILES, Product, choose_tile, make_grid, product_parts
+from convkern.kernels.cuda.tiles import STEP, TILES, Product, choose_tile, make_grid, product_parts
 
 from .gpu import needs_compiler
 
@@ -188,7 +188,7 @@ def test_grids_cover_the_work_by_shape_alone():
         grid = make_grid(tile, rows, columns, terms, groups, parts)
         assert grid.tall * tile.rows >= rows > (grid.tall - 1) * tile.rows
         assert grid.wide * tile.columns >= columns > (grid.wide - 1) * tile.columns
-        assert grid.chunk % TENSOR_STEP == 0
+        assert grid.chunk % STEP == 0
         assert 1 <= grid.parts <= parts
         assert grid.parts * grid.chunk >= terms
         assert grid.blocks == grid.tall * grid.wide * groups * grid.parts

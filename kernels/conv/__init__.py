@@ -48,7 +48,7 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, problem.spec, problem.dtype != "float32", last)
 
 
-def _cuda_warpgroup_tf32(problem: Problem) -> int:
+def _cuda_tf32(problem: Problem) -> int:
     from .half_products import workspace_bytes
 
     return workspace_bytes(problem.direction, problem.spec, False, problem.layout == "channels_last", "tf32")
@@ -114,20 +114,10 @@ VARIANTS = (
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(
-            "warpgroup_tf32",
-            direction,
-            f"conv.cuda_warpgroup_tf32.{direction}",
-            _cuda_warpgroup_tf32,
-            warpgroup_tf32_only,
-            "tf32",
-        )
+        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "forward_residual", "conv.cuda_tensor.forward_residual", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", parts_bytes, tf32_only, "tf32"),
     cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),

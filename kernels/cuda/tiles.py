@@ -38,12 +38,6 @@ class WarpTile(NamedTuple):
         return 32 * (self.rows // self.warp_rows) * (self.columns // self.warp_columns)
 
 
-# Tensor cores: how tiles of 16 terms are multiplied, how many are under way at once, and what rounding to TF32 costs.
-TENSOR_TILES = (WarpTile(128, 128, 64, 32), WarpTile(32, 128, 32, 32))
-TENSOR_STEP = 16
-STAGES = 3
-TF32_TERMS = 2**14 + 8  # in units of float32's rounding: (1 + 2^-11)^2 - 1 for the two operands of a product
-
 # Products of halves: terms of a slice, which are 128 bytes, and slices under way or in use at once.
 HALF_TILES = (WarpTile(128, 128, 64, 32), WarpTile(128, 32, 32, 32))
 # Of a warpgroup kernel a warp has 16 rows of all columns.
@@ -51,11 +45,12 @@ WARPGROUP_TILES = (WarpTile(128, 128, 16, 128), WarpTile(128, 256, 16, 256))
 WARPGROUP_STAGES = 4
 WARPGROUP_COLUMNS = 65  # at least; the tiles for fewer are those of single warps
 HALF_STEP = 64
-# Products of TF32 by warpgroups: the same bytes are 32 terms. What is not rounded on the way is cut off, which costs in units
-# of float32's rounding at most 1 - (1 - 2^-10)^2.
-TF32_TILES = (WarpTile(128, 64, 16, 64), *WARPGROUP_TILES)
-TF32_COLUMNS = 33  # at least
-CUT_TF32_TERMS = 2**15
+# Products of TF32: the same bytes are 32 terms. What is not rounded on the way is cut off, which costs in units of float32's
+# rounding at most 1 - (1 - 2^-10)^2.
+TF32_TERMS = 2**15
+TF32_WEIGHT_TILES = (WarpTile(128, 128, 64, 32), WarpTile(128, 32, 16, 32))  # whose columns 256 threads copy
+WARPGROUP_TF32_TILES = (WarpTile(128, 64, 16, 64), *WARPGROUP_TILES)
+WARPGROUP_TF32_COLUMNS = 33  # at least
 HALF_STAGES = 3
 
 TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))
@@ -104,7 +99,7 @@ def make_grid(
     parts: int = 1,
     biased: bool = False,
     relu: int = 0,
-    step: int = TENSOR_STEP,
+    step: int = STEP,
 ) -> Grid:
     """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices of ``step`` terms."""
     chunk = -(-terms // (parts * step)) * step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import parts_bytes
 from ..residual import with_residual
@@ -26,7 +26,7 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
 
 
-def _cuda_warpgroup_tf32(problem: Problem) -> int:
+def _cuda_tf32(problem: Problem) -> int:
     from ..conv.half_products import workspace_bytes
     from .grid import as_convolution
 
@@ -63,14 +63,8 @@ VARIANTS = (
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(
-            "warpgroup_tf32",
-            direction,
-            f"pointwise.cuda_warpgroup_tf32.{direction}",
-            _cuda_warpgroup_tf32,
-            warpgroup_tf32_only,
-            "tf32",
-        )
+        cuda_row(name, direction, f"pointwise.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward", parts_bytes),
