@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts, parts_bytes
+from ..cuda.tiles import channel_bytes, parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -34,11 +34,6 @@ def _partial_sums(problem: Problem) -> int:
     parts = cpu_direct.weight_grad_parts(spec)
     size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * problem.itemsize
     return 0 if parts == 1 else parts * size
-
-
-def _cuda_channel_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.k * channel_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
 
 
 def _cuda_halves(problem: Problem) -> int:
@@ -122,5 +117,5 @@ VARIANTS = (
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
     cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
-    cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", _cuda_channel_sums),
+    cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

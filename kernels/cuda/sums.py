@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .kernel import CudaKernel
-from .language import as_it_is, cuda, divider, float32, int32, quotient, thread
-from .tiles import channel_parts
+from .language import as_it_is, cuda, divider, float32, inlined, int32, quotient, thread
+from .tiles import cut_channels
 
 THREADS = 256
 
@@ -88,6 +88,24 @@ def finish(
     kernels[added](-(-out.size // THREADS), sums, *more, out, given)
 
 
+@inlined
+def block_sum(partial, me, value):
+    """The sum of every thread's value, THREADS of them, in the order of a tree; all threads get it.
+
+    ``partial`` is a shared array of THREADS float32.
+    """
+    cuda.syncthreads()  # the last sum has been read
+    partial[me] = value
+    cuda.syncthreads()
+    half = int32(THREADS // 2)
+    while half > 0:
+        if me < half:
+            partial[me] += partial[me + half]
+        cuda.syncthreads()
+        half = half >> 1
+    return partial[0]
+
+
 class Planes(NamedTuple):
     """Arrays (N, C, L) of which each channel's n · l elements are cut into parts."""
 
@@ -120,16 +138,9 @@ def _channel_kernel(name: str, masked: bool) -> CudaKernel:
                 g[at] = v
             total += v
             e = int32(e + THREADS)
-        partial[me] = total
-        cuda.syncthreads()
-        half = int32(THREADS // 2)
-        while half > 0:  # a tree
-            if me < half:
-                partial[me] += partial[me + half]
-            cuda.syncthreads()
-            half = half >> 1
+        total = block_sum(partial, me, total)
         if me == 0:
-            sums[int32(part * planes.channels + channel)] = partial[0]
+            sums[int32(part * planes.channels + channel)] = total
 
     return CudaKernel(name, body, ("float32", "float32", "float32", "float32", Planes), THREADS)
 
@@ -141,11 +152,10 @@ _MASKED_SUMS = _channel_kernel("relu_channel_sums", True)
 def channel_sums(gy, n: int, channels: int, pixels: int, workspace, out, y=None, g=None) -> None:
     """out[c] = the sum of gy (N, C, L) over images and pixels; with y, of g, which is gy where y is positive or NaN, else 0.
 
-    workspace holds a float32 for every channel in every part, see :func:`.tiles.channel_parts`.
+    workspace holds a float32 for every channel in every part, see :func:`.tiles.channel_bytes`.
     """
     terms = n * pixels
-    chunk = max(1, -(-terms // channel_parts(channels, terms)))
-    parts = max(1, -(-terms // chunk))
+    chunk, parts = cut_channels(channels, terms)
     sums = out if parts == 1 else workspace[: 4 * parts * channels].view(np.float32)
     planes = Planes(channels, pixels, *divider(max(pixels, 1)), terms, chunk)
     if y is None:

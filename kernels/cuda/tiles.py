@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..spec import ConvSpec, PointwiseSpec
+from ..spec import ConvSpec, PointwiseSpec, PoolSpec
 from ..variant import Problem
 
 STEP = 8  # terms of the sum in a slice
@@ -171,5 +171,21 @@ def half_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
 
 
 def channel_parts(channels: int, terms: int) -> int:
-    """Into how many parts the sum of each channel is cut."""
+    """Into how many parts at most the sum of each channel is cut."""
     return max(1, min(BLOCKS // max(channels, 1), terms // (4 * PART)))
+
+
+def cut_channels(channels: int, terms: int) -> tuple[int, int]:
+    """Terms of a part of a channel's sum, and how many parts there are."""
+    chunk = max(1, -(-terms // channel_parts(channels, terms)))
+    return chunk, max(1, -(-terms // chunk))
+
+
+def channel_bytes(problem: Problem) -> int:
+    """Bytes of a float32 for every channel in every part: of y in a convolution, else of x."""
+    spec = problem.spec
+    if isinstance(spec, ConvSpec):
+        channels, pixels = spec.k, math.prod(spec.out)
+    else:
+        channels, pixels = spec.c, math.prod(spec.size) if isinstance(spec, PoolSpec) else spec.pixels
+    return 4 * channels * channel_parts(channels, spec.n * pixels)
