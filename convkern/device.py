@@ -224,6 +224,11 @@ def like_format(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return library(y).ascontiguousarray(y.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
+def wide_array(x: np.ndarray) -> np.ndarray:
+    """The same CuPy array, or a copy that lies alike, where its first element is not one of whole 16 bytes."""
+    return x if x.data.ptr % 16 == 0 else x.copy("K")  # type: ignore[attr-defined]
+
+
 def kernel_array(x: np.ndarray) -> np.ndarray:
     """The same values as a kernel takes them: C-contiguous, aligned, writeable, in the machine's byte order."""
     if is_cupy(x):

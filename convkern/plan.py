@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .device import empty
+from .device import empty, wide_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,8 @@ def execute(problem: Problem, *arrays: np.ndarray, out: np.ndarray | tuple[np.nd
     """Run the planned row on kernel-ready arrays; ``out`` is what it writes, in the order of the row's signature."""
     row = plan(problem)
     outs = out if isinstance(out, tuple) else (out,)
+    if problem.device == "cuda" and row.accuracy in REDUCED:  # these read 16 bytes at a time
+        arrays = tuple(map(wide_array, arrays))
     for watcher in _watching.watchers:
         watcher(problem, row, arrays, outs)
     nbytes = row.workspace(problem)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import namedtuple
 
 import numpy as np
 import pytest
 
 from convkern.kernels.cuda import compiler, kernel, launch
-from convkern.kernels.cuda.tiles import TENSOR_STEP, TILES, choose_tile, make_grid, product_parts
+from convkern.kernels.cuda.tiles import STEP, TILES, Product, choose_tile, make_grid, product_parts
 
 from .gpu import needs_compiler
 
@@ -180,13 +181,14 @@ def test_the_divider_divides():
 
 
 def test_grids_cover_the_work_by_shape_alone():
-    for rows, columns, terms, groups in ((1, 1, 0, 1), (129, 257, 5000, 1), (3, 9, 100000, 4), (2000, 2000, 9000, 1)):
+    shapes = (1, 1, 0, 1), (129, 257, 5000, 1), (3, 9, 100000, 4), (2000, 2000, 9000, 1)
+    for direction, (rows, columns, terms, groups) in itertools.product(("forward", "weight_grad"), shapes):
         tile = TILES[choose_tile(rows)]
-        parts = product_parts(rows, columns, terms, groups)
+        parts = product_parts(direction, Product(rows, columns, terms, groups))
         grid = make_grid(tile, rows, columns, terms, groups, parts)
         assert grid.tall * tile.rows >= rows > (grid.tall - 1) * tile.rows
         assert grid.wide * tile.columns >= columns > (grid.wide - 1) * tile.columns
-        assert grid.chunk % TENSOR_STEP == 0
+        assert grid.chunk % STEP == 0
         assert 1 <= grid.parts <= parts
         assert grid.parts * grid.chunk >= terms
         assert grid.blocks == grid.tall * grid.wide * groups * grid.parts
@@ -201,3 +203,14 @@ def test_grids_cover_the_work_by_shape_alone():
         32,
         128,
     ]
+
+
+def test_sums_are_cut_where_blocks_are_few():
+    """Two blocks for each multiprocessor of an H100, four of the smaller tiles; pixels in parts of 512 terms at least."""
+    tile = TILES[choose_tile(128)]
+    for blocks, parts in ((1, 9), (88, 3), (89, 2), (132, 2), (133, 1), (1000, 1)):
+        assert product_parts("forward", Product(128, tile.columns * blocks, 9 * 512)) == parts
+    assert product_parts("forward", Product(128, 128, 1023)) == 1
+    assert product_parts("weight_grad", Product(128, 128, 1023)) == 3
+    assert product_parts("forward", Product(32, 128 * 88, 1 << 16)) == 6
+    assert product_parts("input_grad", Product(64, 128 * 11, 1 << 16, groups=2)) == 12

@@ -119,6 +119,23 @@ def test_halves_where_they_are_asked_for(cupy, kind):
 
 
 @needs_compiler
+@pytest.mark.parametrize("precision", ["tf32", "default"])
+def test_views_that_start_between_16_bytes_are_copied_for_tensor_cores(cupy, precision):
+    """They read 16 bytes at a time; in float32 a view is read where it lies."""
+    x, w = (RNG.integers(-4, 5, shape).astype("f4") for shape in ((2, 5, 6, 8), (3, 8, 3, 3)))
+    buffer = cupy.array(np.concatenate([np.zeros(1, "f4"), x.reshape(-1)]))
+    view = (
+        buffer[1:].reshape(2, 5, 6, 8).transpose(0, 3, 1, 2) if precision == "tf32" else buffer[1:].reshape(2, 8, 5, 6)
+    )
+    assert view.data.ptr % 16 == 4
+    starts: list[int] = []
+    with plan.watched(lambda problem, row, arrays, outs: starts.append(arrays[0].data.ptr)):
+        y = ck.conv2d(view, cupy.array(w), precision=precision)
+    assert [start % 16 for start in starts] == [0 if precision == "tf32" else 4]
+    np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(np.ascontiguousarray(cupy.asnumpy(view)), w))
+
+
+@needs_compiler
 def test_a_residual_is_added_by_the_kernel(cupy):
     """Where x and it lie alike as they are, otherwise both as NCHW; the result lies as x does, and its gradient too."""
     x, w, residual = cupy.array(X), cupy.array(W), cupy.array(GY)

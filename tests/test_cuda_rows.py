@@ -13,6 +13,7 @@ import pytest
 
 from convkern.bench.cases import CONVS, POINTWISE
 from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.cuda.tiles import product_of, product_parts
 from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.residual import with_residual
 from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, output_size
@@ -83,6 +84,39 @@ def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
     if row.direction.endswith(("weight_grad", "bias_grad")):
         problem = Problem("conv", row.direction, "cuda", "float32", "default", long)
         assert row.workspace(problem) > 4 * np.prod(long.w_shape if row.direction == "weight_grad" else long.k)
+
+
+# Few results of many terms, in each operation and direction.
+PARTED = {
+    "conv forward": conv(2, 260, (5, 5), 20, (3, 3), (2, 2), ONE, groups=2)._replace(activation=1),
+    "conv input_grad": conv(2, 20, (5, 5), 260, (3, 3), (2, 2), ONE, groups=2),
+    "pointwise forward": PointwiseSpec(2, 1030, 9, 7, 1),
+    "pointwise input_grad": PointwiseSpec(2, 9, 1030, 7),
+}
+FLOAT32 = [
+    pytest.param(operation, row, id=f"{operation}-{row_id(row)}")
+    for operation in ("conv", "pointwise")
+    for row in any_target(operation)
+    if row.name in ("direct", "blocked") and row.direction in ("forward", "forward_residual", "input_grad")
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("operation", "row"), FLOAT32)
+def test_sums_cut_into_parts_are_finished_once(operation, row):
+    """Bias, residual and ReLU come after the last part; the scratch is that of the parts."""
+    direction = row.direction.removesuffix("_residual")
+    spec = PARTED[f"{operation} {direction}"]
+    problem = Problem(operation, row.direction, "cuda", "float32", "default", spec)
+    product = product_of(row.direction, spec)
+    assert product_parts(row.direction, product) == 2
+    assert row.workspace(problem) == 2 * 4 * product.groups * product.rows * product.columns
+    assert row.workspace(problem._replace(spec=spec._replace(n=5000))) == 0
+    check = check_conv if operation == "conv" else check_pointwise
+    with interpreted("sm_80") as executed:
+        assert check(row, spec, "float32", make=integers, exact=True)
+        assert check(row, spec, "float32")
+    assert executed
 
 
 @needs_compiler

@@ -58,17 +58,22 @@ def test_main_loops_of_tf32_by_warpgroups_load_one_operand_at_most(columns, copi
     assert weight_grad["main_loop"]["LDS"] == forward["main_loop"]["LDS"] + 16
 
 
+@pytest.mark.parametrize(("name", "loads", "words", "most"), [("to-float32", 24, 3, 320), ("weight_grad", 8, 67, 350)])
+def test_main_loops_of_tf32_by_warps_are_tensor_cores_and_wide_copies(name, loads, words, most):
+    """A slice of 32 terms: four matrices a load, but of the weight gradient's first operand a word for each lane."""
+    for facts in golden.read()["kernels"][f"conv-tf32-{name}-128x128"].values():
+        mix = facts["main_loop"]
+        assert (mix["HMMA"], mix["LDSM"], mix["LDS"], mix["LDGSTS"]) == (64, loads, words, 8)
+        assert sum(mix.values()) < most
+
+
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
 def test_main_loops_of_single_elements_waste_little_on_addresses(direction):
-    """Of two terms in float32 almost all instructions multiply; of 8 terms in TF32 16 do, 24 load and 48 round."""
+    """Of two terms in float32 almost all instructions multiply."""
     for facts in golden.read()["kernels"][f"conv-direct-{direction}-128x128"].values():
         mix = facts["main_loop"]
         assert (mix["FFMA"], mix["LDS"]) == (128, 8)
         assert sum(mix.values()) < 150
-    for facts in golden.read()["kernels"][f"conv-tensor-{direction}-128x128"].values():
-        mix = facts["main_loop"]
-        assert (mix["HMMA"], mix["LDS"], mix["FSETP"]) == (16, 24, 24)
-        assert sum(mix.values()) < 115
 
 
 def test_occupancy_follows_what_runs_out_first():

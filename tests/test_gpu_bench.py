@@ -130,9 +130,11 @@ def test_contenders_agree_with_pytorch(name, borrowed):
                 seen.add((contender.name, precision, contender.layout, direction))
     names = {(row, precision) for row, precision, _, _ in seen}
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
-    extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
+    extra = {("pointwise blocked", "float32"), ("pointwise tensor", "tf32")}
+    extra |= {("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
     assert names == wanted | (extra if name == "pointwise" else set())
-    assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
+    for name in ("float16", "tensor"):
+        assert {layout for row, _, layout, _ in seen if row == name} == set(contenders.LAYOUTS)
 
 
 @needs_compiler
@@ -153,9 +155,10 @@ def test_tf32_by_warpgroups_is_a_contender_in_both_layouts(borrowed):
             assert contenders.disagreement(got, want) < contenders.AGREEMENT["tf32"]
             assert contenders.disagreement(1.2 * got, want) > contenders.AGREEMENT["tf32"]
             seen.add((contender.name, contender.layout, direction))
-    rows = ("tensor", "nchw"), ("warpgroup_tf32", "nchw"), ("warpgroup_tf32", "channels_last")
-    wanted = {(*row, direction) for row in (*rows, ("pointwise warpgroup_tf32", "nchw")) for direction in GRADIENTS}
-    assert seen == wanted
+    names = ("tensor", "warpgroup_tf32")
+    rows = {(name, layout) for name in names for layout in contenders.LAYOUTS}
+    rows |= {(f"pointwise {name}", "nchw") for name in names}
+    assert seen == {(*row, direction) for row in rows for direction in GRADIENTS}
 
 
 def test_copies_of_every_layer_flow_past_the_cache():

@@ -91,7 +91,7 @@ def check_channels_last(row) -> bool:
             ran.append(not row.refuses(problem))
             if ran[-1]:
                 np.testing.assert_array_equal(*on_channels_last(row, problem))
-    return any(ran) or row.accuracy == "exact" or row.name == "tensor"
+    return any(ran) or row.accuracy == "exact"
 
 
 def check_pointwise_row(row) -> bool:

@@ -14,7 +14,7 @@ from convkern.bench.cases import CONVS, POINTWISE, POOLS
 from convkern.kernels import conv, elementwise, pointwise, pool, simd
 from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.conv import winograd_reference
-from convkern.kernels.cuda.tiles import CUT_TF32_TERMS, TF32_TERMS
+from convkern.kernels.cuda.tiles import TF32_TERMS
 from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.pointwise import reference as pointwise_reference
 from convkern.kernels.pool import reference as pool_reference
@@ -125,11 +125,9 @@ def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> t
 
 
 def tf32_terms(row: Variant, terms: int) -> int:
-    """Terms of the stated bound of a row that rounds to TF32, or cuts off to it by warpgroups, or does neither."""
+    """Terms of the stated bound of a row that rounds or cuts off to TF32, or does neither."""
     assert row.accuracy in ("exact", "tf32")
-    if row.accuracy == "exact":
-        return terms
-    return 2 * terms + CUT_TF32_TERMS if row.name.startswith("warpgroup") else terms + TF32_TERMS
+    return terms if row.accuracy == "exact" else 2 * terms + TF32_TERMS
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

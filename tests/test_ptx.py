@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -191,9 +190,9 @@ def unchanged(text: str) -> str:
     return text
 
 
-def convolve(change: Any = unchanged, module: str = "cuda_direct") -> None:
-    """Run the forward row of a file with a change in its PTX, and compare."""
-    forward = import_module(f"convkern.kernels.conv.{module}").forward
+def convolve(change: Any = unchanged) -> None:
+    """Run the forward row in float32 with a change in its PTX, and compare."""
+    from convkern.kernels.conv.cuda_direct import forward
 
     rng = np.random.default_rng(3)
     x, w = (rng.integers(-4, 5, shape).astype("f4") for shape in (SPEC.x_shape, SPEC.w_shape))
@@ -241,21 +240,6 @@ BUGS = {
 }
 
 
-TENSOR_BUGS = {
-    "no barrier": BUGS["no barrier"],
-    "no wait": (first(r"cp\.async\.wait_group 1;", ""), "has not delivered: a wait is missing"),
-    "a wait for too few": (first("wait_group 1", "wait_group 2"), "has not delivered: a wait is missing"),
-    "no commit": (first(r"cp\.async\.commit_group;", ""), "has not delivered: a wait is missing"),
-    "padding read from outside": (first(r"(cp\.async\.ca[^;]*\]), 4, %r\d+;", r"\1, 4, 4;", 0), None),
-    "copies beyond the end": (first(r"(cp\.async\.ca[^;]*), \[(%rd\d+)\]", r"\1, [\2+4000000]"), "out of bounds"),
-    "copies misaligned": (first(r"(cp\.async\.ca[^;]*), \[(%rd\d+)\]", r"\1, [\2+2]"), "misaligned 4-byte access"),
-    "load beyond shared memory": (
-        first(r"(ld\.shared\.f32[^\[]*\[%r\w+)(?:\+\d+)?\]", r"\1+60000]"),
-        "shared memory out of",
-    ),
-}
-
-
 HALF_SPEC = ConvSpec(1, 40, 70, 1, (6, 23), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (6, 23))
 
 HALF_BUGS = {
@@ -265,10 +249,24 @@ HALF_BUGS = {
     "copies beyond the end": (first(r"(cp\.async\.cg[^;]*), \[(%rd\d+)\]", r"\1, [\2+4000000]"), "out of bounds"),
     "copies misaligned": (first(r"(cp\.async\.cg[^;]*), \[(%rd\d+)\]", r"\1, [\2+2]"), "misaligned 16-byte access"),
     "padding read from outside": (first(r"(cp\.async\.cg[^;]*\]), 16, %r\d+;", r"\1, 16, 16;", 0), None),
+    "no commit": (first(r"cp\.async\.commit_group;", ""), "has not delivered: a wait is missing"),
+    "a matrix beyond the end": (first(r"(ldmatrix[^\[]*\[%r\d+)\]", r"\1+200000]"), "shared memory out of bounds"),
     "another matrix": (first(r"(ldmatrix[^\[]*\[%r\d+)\]", r"\1+16]"), None),
     "matrices turned": (first(r"m8n8\.x4\.shared", "m8n8.x4.trans.shared"), None),
-    "the other half": (first(r"f32\.f16\.f16\.f32", "f32.bf16.bf16.f32", 0), None),
 }
+
+# TF32's weight gradient by single warps, whose lanes load their elements of the first operand.
+FLOAT_BUGS = {
+    "no barrier": HALF_BUGS["no barrier"],
+    "no wait": HALF_BUGS["no wait"],
+    "another chunk": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+16]"), None),
+    "the next line": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+128]"), None),
+    "a load between words": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+2]"), "misaligned 4-byte access"),
+    "a load beyond the end": (first(r"(ld\.shared\.u32[^\[]*\[%rd\d+)\]", r"\1+200000]"), "shared memory out of bounds"),
+    "rows and terms exchanged": (
+        first(r"(mma[^{]*\{[^}]*\}, )\{(%r\d+),(%r\d+),(%r\d+),(%r\d+)\}", r"\1{\2,\4,\3,\5}"), None,
+    ),
+}  # fmt: skip
 
 WARPGROUP_BUGS = {
     "no proxy fence": (first(r"fence\.proxy\.async[^;]*;", ""), "without a proxy fence"),
@@ -351,8 +349,11 @@ def convolve_halves(change: Any, target: str, direction: str = "forward", kind: 
     """The forward direction or weight gradient of a kind with a change in the PTX of its product, and compare."""
     from convkern.kernels.conv import half_products
 
-    family = half_products.WARPS if target == "sm_80" else half_products.WARPGROUPS
-    family = half_products.TF32 if kind == "tf32" else family
+    families = {
+        ("sm_80", False): half_products.WARPS, ("sm_80", True): half_products.TF32_WARPS,
+        ("sm_90a", False): half_products.WARPGROUPS, ("sm_90a", True): half_products.TF32_WARPGROUPS,
+    }  # fmt: skip
+    family = families[target, kind == "tf32"]
     rng = np.random.default_rng(3)
     shapes = HALF_SPEC.x_shape, HALF_SPEC.w_shape, HALF_SPEC.y_shape
     x, w, y = (rng.integers(-4, 5, shape).astype("f4") for shape in shapes)
@@ -387,11 +388,26 @@ def test_the_good_product_of_halves_is_good(target):
 
 
 @needs_compiler
+@pytest.mark.parametrize("kind", ["float16", "tf32"])
 @pytest.mark.parametrize("bug", HALF_BUGS)
-def test_bugs_of_products_of_halves_are_noticed(bug):
+def test_bugs_of_products_of_single_warps_are_noticed(bug, kind):
     change, message = HALF_BUGS[bug]
     with pytest.raises(ptx.Fault if message else AssertionError, match=message):
-        convolve_halves(change, "sm_80")
+        convolve_halves(change, "sm_80", kind=kind)
+
+
+@needs_compiler
+def test_the_other_kind_of_half_is_noticed():
+    with pytest.raises(AssertionError):
+        convolve_halves(first(r"f32\.f16\.f16\.f32", "f32.bf16.bf16.f32", 0), "sm_80")
+
+
+@needs_compiler
+@pytest.mark.parametrize("bug", FLOAT_BUGS)
+def test_bugs_of_operands_of_single_elements_are_noticed(bug):
+    change, message = FLOAT_BUGS[bug]
+    with pytest.raises(ptx.Fault if message else AssertionError, match=message):
+        convolve_halves(change, "sm_80", "weight_grad", "tf32")
 
 
 @needs_compiler
@@ -404,9 +420,10 @@ def test_bugs_of_warpgroups_are_noticed(bug, kind):
 
 
 @needs_compiler
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize("direction", ["forward", "weight_grad"])
-def test_the_good_product_of_tf32_is_good(direction):
-    convolve_halves(unchanged, "sm_90a", direction, "tf32")
+def test_the_good_product_of_tf32_is_good(direction, target):
+    convolve_halves(unchanged, target, direction, "tf32")
 
 
 @needs_compiler
@@ -456,17 +473,8 @@ def test_bank_conflicts_are_counted():
 
 
 @needs_compiler
-@pytest.mark.parametrize("module", ["cuda_direct", "cuda_tensor"])
-def test_the_good_kernel_is_good(module):
-    convolve(module=module)
-
-
-@needs_compiler
-@pytest.mark.parametrize("bug", TENSOR_BUGS)
-def test_bugs_of_pipelines_are_noticed(bug):
-    change, message = TENSOR_BUGS[bug]
-    with pytest.raises(ptx.Fault if message else AssertionError, match=message):
-        convolve(change, "cuda_tensor")
+def test_the_good_kernel_is_good():
+    convolve()
 
 
 @needs_compiler

@@ -7,10 +7,10 @@ from typing import Any
 
 from ...kernels.cuda.half_gemm import aligned
 from ...kernels.cuda.language import (
+    CHUNKS,
     close_copies,
     close_products,
     copy16_async,
-    copy_async,
     cuda,
     float32,
     int32,
@@ -57,16 +57,6 @@ def shared(x: Any, out: Any) -> None:
     out[i] = room[int32(DEEP_FLOATS - 1 - i)]
 
 
-def copy4(x: Any, out: Any) -> None:
-    room = cuda.shared.array(0, float32)
-    i = int32(cuda.threadIdx.x)
-    copy_async(room, i, x, int32(-1) if i % 2 else int32(31 - i))
-    close_copies()
-    wait_copies(0)
-    cuda.syncthreads()
-    out[i] = room[i]
-
-
 def copy16(x: Any, out: Any) -> None:
     room = cuda.shared.array(0, uint16)
     i = int32(cuda.threadIdx.x)
@@ -97,30 +87,19 @@ def round_to_tf32(x: Any, out: Any) -> None:
     out[i] = int64(round_tf32(x[i]))
 
 
-def product_tf32(a: Any, b: Any, c: Any, out: Any) -> None:
-    lane = int32(cuda.threadIdx.x)
-    g, t = int32(lane // 4), int32(lane % 4)
-    left = (
-        round_tf32(a[int32(g * 8 + t)]), round_tf32(a[int32((g + 8) * 8 + t)]),
-        round_tf32(a[int32(g * 8 + t + 4)]), round_tf32(a[int32((g + 8) * 8 + t + 4)]),
-    )  # fmt: skip
-    right = round_tf32(b[int32(t * 8 + g)]), round_tf32(b[int32((t + 4) * 8 + g)])
-    first, second = int32(g * 8 + 2 * t), int32((g + 8) * 8 + 2 * t)
-    sums = c[first], c[int32(first + 1)], c[second], c[int32(second + 1)]
-    out[first], out[int32(first + 1)], out[second], out[int32(second + 1)] = multiply_tf32(left, right, sums)
-
-
 def _product(kind: str) -> Callable:
-    """a (16, 16) and b (8, 16) along their terms; fragments of both by ldmatrix."""
-    multiply = multiply_half[kind]
+    """a (16, 16) and b (8, 16) along their terms, of TF32 (16, 8) and (8, 8); fragments of both by ldmatrix."""
+    multiply, element = (multiply_tf32, float32) if kind == "tf32" else (multiply_half[kind], uint16)
+    chunk = CHUNKS[kind]
+    half = chunk // 2
 
     def body(a: Any, b: Any, out: Any) -> None:
-        room = cuda.shared.array(0, uint16)
+        room = cuda.shared.array(0, element)
         lane = int32(cuda.threadIdx.x)
-        for k in range(8):
-            room[int32(8 * lane + k)] = a[int32(8 * lane + k)]
-        for k in range(4):
-            room[int32(256 + 4 * lane + k)] = b[int32(4 * lane + k)]
+        for k in range(chunk):
+            room[int32(chunk * lane + k)] = a[int32(chunk * lane + k)]
+        for k in range(half):
+            room[int32(32 * chunk + half * lane + k)] = b[int32(half * lane + k)]
         cuda.syncthreads()
         number, row = int32(lane // 8), int32(lane % 8)
         base = shared_address(room)
@@ -250,12 +229,11 @@ _WARPGROUP = (("uint16", "uint16", "float32"), 128, 2 * _TILE + 128 * PRODUCT_CO
 BODIES: dict[str, tuple[Any, ...]] = {
     "copy": (copy, ("float32", "float32"), 32, 0, ()),
     "shared": (shared, ("float32", "float32"), 64, DEEP, ()),
-    "copy4": (copy4, ("float32", "float32"), 32, 128, ()),
     "copy16": (copy16, ("uint16", "uint16"), 32, 512, ()),
     "ldmatrix": (_matrices(load_matrices), ("uint16", "int64"), 32, 512, ()),
     "ldmatrix-trans": (_matrices(load_turned), ("uint16", "int64"), 32, 512, ()),
     "round-tf32": (round_to_tf32, ("float32", "int64"), 32, 0, ()),
-    "mma-tf32": (product_tf32, ("float32",) * 4, 32, 0, ()),
+    "mma-tf32": (_product("tf32"), ("float32",) * 3, 32, 768, ()),
     **{f"mma-{kind}": (_product(kind), ("uint16", "uint16", "float32"), 32, 768, ()) for kind in multiply_half},
     **{f"round-{kind}": (_rounding(kind), ("float32", "float32"), 32, 0, ()) for kind in narrow},
     **{f"wgmma-{kind}": (_warpgroup(kind), *_WARPGROUP) for kind in multiply_half},

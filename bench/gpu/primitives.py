@@ -7,7 +7,7 @@ array to where kernels run and the one that brings it back, so that the tests ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +69,14 @@ def whole(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-8, 9, shape).astype(np.float32)
 
 
+def exact_operands(rng: np.random.Generator) -> Iterator[tuple[Callable[..., np.ndarray], np.float32]]:
+    """Operands of TF32, and a factor that is to change nothing: whole numbers and one; then powers of two and nearly one step
+    of TF32 more, which of both operands is cut off, not rounded."""
+    yield partial(whole, rng), np.float32(1)
+    powers = np.array([-8, -4, -2, -1, 0, 1, 2, 4, 8], "f4")
+    yield lambda *shape: rng.choice(powers, shape), np.float32(1 + 2.0**-10 - 2.0**-23)
+
+
 def same(got: np.ndarray, want: np.ndarray) -> None:
     """Raise AssertionError, saying where, unless the two are equal."""
     wrong = np.argwhere(~((got == want) | ((got != got) & (want != want))))
@@ -90,12 +98,6 @@ def check_shared(place: Place, rng: np.random.Generator) -> None:
     same(run("shared", place, np.full(64, np.nan, "f4"), x), x[::-1])
 
 
-def check_copy4(place: Place, rng: np.random.Generator) -> None:
-    """Every second lane copies nothing, which leaves a zero."""
-    x = whole(rng, 32)
-    same(run("copy4", place, np.full(32, np.nan, "f4"), x), np.where(LANES % 2, 0, x[::-1]))
-
-
 def check_copy16(place: Place, rng: np.random.Generator) -> None:
     x = rng.integers(1, 2**16, 256).astype(np.uint16)
     want = x.reshape(32, 8)[::-1] * (LANES % 4 != 2)[:, None]
@@ -112,16 +114,17 @@ def check_ldmatrix(place: Place, rng: np.random.Generator) -> None:
 
 
 def check_tf32(place: Place, rng: np.random.Generator) -> None:
-    """Rounding, on what is no tie and what is; then a product of whole numbers, exactly."""
+    """Rounding, on what is no tie and what is; then products."""
     x = (rng.standard_normal(32) * 10.0 ** rng.uniform(-6, 6, 32)).astype("f4")
     x[:4] = (1 + 2.0**-11, 1 + 3 * 2.0**-11, -1 - 2.0**-11, 0)
     bits = (
         run("round-tf32", place, np.zeros(32, "i8"), x) & 0xFFFFE000
     )  # nothing is said about the 13 bits that TF32 lacks
     same(bits, rounded(x, 10).view(np.uint32).astype(np.int64))
-    a, b, c = whole(rng, 16, 8), whole(rng, 8, 8), whole(rng, 16, 8)
-    got = run("mma-tf32", place, np.zeros(128, "f4"), *(m.reshape(-1) for m in (a, b, c)))
-    same(got.reshape(16, 8), a @ b + c)
+    for make, factor in exact_operands(rng):
+        a, b = make(16, 8), make(8, 8)
+        got = run("mma-tf32", place, np.zeros(128, "f4"), *((m * factor).reshape(-1) for m in (a, b)))
+        same(got.reshape(16, 8), a @ b.T)
 
 
 def _check_product(kind: str) -> Callable[[Place, np.random.Generator], None]:
@@ -155,11 +158,8 @@ def _check_warpgroup(kind: str, turned: bool = False) -> Callable[[Place, np.ran
 
 
 def _check_warpgroup_tf32(in_registers: bool = False) -> Callable[[Place, np.random.Generator], None]:
-    """Whole numbers; then powers of two and nearly one step of TF32 more, which of both operands is cut off, not rounded."""
-    powers, more = np.array([-8, -4, -2, -1, 0, 1, 2, 4, 8], "f4"), np.float32(1 + 2.0**-10 - 2.0**-23)
-
     def check(place: Place, rng: np.random.Generator) -> None:
-        for make, factor in ((partial(whole, rng), np.float32(1)), (lambda *shape: rng.choice(powers, shape), more)):
+        for make, factor in exact_operands(rng):
             a, b = make(64, 32), make(PRODUCT_COLUMNS, 32)
             given = ((m * factor).reshape(-1) for m in (a.T if in_registers else a, b))
             name = "wgmma-registers-tf32" if in_registers else "wgmma-tf32"
@@ -173,7 +173,6 @@ def _check_warpgroup_tf32(in_registers: bool = False) -> Callable[[Place, np.ran
 CHECKS: dict[int, dict[str, Callable[[Place, np.random.Generator], None]]] = {
     70: {"loads and stores": check_copy, f"{DEEP // 1024} KB of shared memory": check_shared},
     80: {
-        "cp.async of 4 bytes": check_copy4,
         "cp.async of 16 bytes": check_copy16,
         "ldmatrix": check_ldmatrix,
         "mma.sync TF32": check_tf32,

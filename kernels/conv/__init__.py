@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts, product_parts
+from ..cuda.tiles import channel_bytes, parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -37,17 +37,6 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * size
 
 
-def _cuda_partial_sums(problem: Problem) -> int:
-    spec = problem.spec
-    columns, pixels = spec.c // spec.groups * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
-    return 4 * spec.k * columns * product_parts(spec.k // spec.groups, columns, pixels, spec.groups)
-
-
-def _cuda_channel_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.k * channel_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
-
-
 def _cuda_halves(problem: Problem) -> int:
     from .half_products import workspace_bytes
 
@@ -55,7 +44,7 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, problem.spec, problem.dtype != "float32", last)
 
 
-def _cuda_warpgroup_tf32(problem: Problem) -> int:
+def _cuda_tf32(problem: Problem) -> int:
     from .half_products import workspace_bytes
 
     return workspace_bytes(problem.direction, problem.spec, False, problem.layout == "channels_last", "tf32")
@@ -124,23 +113,13 @@ VARIANTS = (
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(
-            "warpgroup_tf32",
-            direction,
-            f"conv.cuda_warpgroup_tf32.{direction}",
-            _cuda_warpgroup_tf32,
-            warpgroup_tf32_only,
-            "tf32",
-        )
+        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tensor", "forward", "conv.cuda_tensor.forward", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "forward_residual", "conv.cuda_tensor.forward_residual", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
-    cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward"),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual"),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", _cuda_partial_sums),
-    cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", _cuda_channel_sums),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
+    cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

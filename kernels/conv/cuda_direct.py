@@ -2,7 +2,7 @@
 
 Forward: c[k, pixel of y] = Σ w(k, tap) · x(tap, pixel); a tap is a channel and a kernel position. Input gradient: the same
 over gy with the taps of each output channel, where a stride leaves out those that meet no pixel of y. Weight gradient:
-c[k, tap] = Σ gy(k, pixel) · x(tap, pixel), the pixels cut into parts that are added in order.
+c[k, tap] = Σ gy(k, pixel) · x(tap, pixel). Where blocks are few, sums are cut into parts, which are added in order.
 
 Layout: NCHW, C-contiguous. out never aliases an input. Padding is never stored: what lies outside reads as zero.
 
@@ -14,13 +14,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from ..cuda.gemm import gemm_kernel
+from ..cuda.gemm import gemm_kernel, multiply
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider, inlined, int32, quotient, uint32
-from ..cuda.sums import add_parts, channel_sums
-from ..cuda.tiles import TILES, choose_tile, make_grid, product_parts
+from ..cuda.sums import channel_sums
+from ..cuda.tiles import TILES, product_of
 from ..spec import ConvSpec
 
 
@@ -57,6 +55,7 @@ class Geometry(NamedTuple):
     by_stride_h_shift: int
     by_stride_w: int
     by_stride_w_shift: int
+    results: int  # elements of the columns' planes, of all images
 
 
 @lru_cache(maxsize=1024)
@@ -68,7 +67,7 @@ def geometry_of(spec: ConvSpec, over_input: bool) -> Geometry:
         spec.c // spec.groups, spec.k // spec.groups, spec.c, spec.k, height, width, out_height, out_width, r * s,
         *spec.stride, spec.padding[0][0], spec.padding[1][0], *spec.dilation,
         *divider(r * s), *divider(s), *divider(pixels), *divider(row), s, pixels, row,
-        *divider(spec.stride[0]), *divider(spec.stride[1]),
+        *divider(spec.stride[0]), *divider(spec.stride[1]), spec.n * pixels * (spec.c if over_input else spec.k),
     )  # fmt: skip
 
 
@@ -103,9 +102,9 @@ def window_at(group, t, j, g):
 
 @inlined
 def pixel_place(part, group, m, j, g):
-    """Where y of filter m lies at pixel j."""
+    """Where y of filter m lies at pixel j, or one part of its sums."""
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
-    return int32((n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)
+    return int32(part * g.results + (n * g.filters + group * g.outer + m) * g.pixels + j - n * g.pixels)
 
 
 @inlined
@@ -138,7 +137,7 @@ def reaching_at(group, t, j, g):
 @inlined
 def input_place(part, group, m, j, g):
     n = quotient(j, g.by_pixels, g.by_pixels_shift)
-    return int32((n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)
+    return int32(part * g.results + (n * g.channels + group * g.inner + m) * g.pixels + j - n * g.pixels)
 
 
 @inlined
@@ -167,52 +166,38 @@ def _kernels(direction: str, a_at, b_at, place, t_fastest: bool = False, added: 
     ]
 
 
-_FORWARD = _kernels("forward", filter_at, window_at, pixel_place)
-_FORWARD_RESIDUAL = _kernels("forward_residual", filter_at, window_at, pixel_place, added=True)
-_INPUT_GRAD = _kernels("input_grad", turned_at, reaching_at, input_place)
-_WEIGHT_GRAD = _kernels("weight_grad", gradient_at, tap_at, weight_place, t_fastest=True)
+_FORWARD = {
+    False: _kernels("forward", filter_at, window_at, pixel_place),
+    True: _kernels("forward_residual", filter_at, window_at, pixel_place, added=True),
+}
+_INPUT_GRAD = {False: _kernels("input_grad", turned_at, reaching_at, input_place)}
+_WEIGHT_GRAD = {False: _kernels("weight_grad", gradient_at, tap_at, weight_place, t_fastest=True)}
 
 
 def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
     """Cross-correlation of x (N, C, H, W) and w (K, C/groups, R, S), plus bias, through the activation."""
-    _forward(_FORWARD, x, w, bias, out, spec, out)
+    forward_residual(x, w, bias, None, spec, workspace, out)
 
 
 def forward_residual(x, w, bias, residual, spec: ConvSpec, workspace, out) -> None:
-    """As :func:`forward`, with residual (N, K, P, Q) added before the activation."""
-    _forward(_FORWARD_RESIDUAL, x, w, bias, residual, spec, out)
-
-
-def _forward(kernels: list[CudaKernel], x, w, bias, residual, spec: ConvSpec, out) -> None:
-    """Both of them; the kernels of the first never read the residual."""
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    number = choose_tile(outer)
-    terms = inner * spec.kernel[0] * spec.kernel[1]
-    pixels, extras = spec.n * spec.out[0] * spec.out[1], dict(biased=bias.size > 0, relu=spec.activation)
-    grid = make_grid(TILES[number], outer, pixels, terms, spec.groups, **extras)
-    kernels[number](grid.blocks, w, x, bias if bias.size else w, residual, out, geometry_of(spec, False), grid)
+    """As :func:`forward`, with residual (N, K, P, Q) added before the activation, unless it is None."""
+    product, pixels = product_of("forward", spec), spec.out[0] * spec.out[1]
+    geometry = geometry_of(spec, False)
+    multiply(
+        _FORWARD, "forward", product, w, x, bias, residual, geometry, workspace, out, spec.k, pixels, spec.activation
+    )
 
 
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    number = choose_tile(inner)
-    terms = outer * spec.kernel[0] * spec.kernel[1]
-    grid = make_grid(TILES[number], inner, spec.n * spec.size[0] * spec.size[1], terms, spec.groups)
-    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, out, geometry_of(spec, True), grid)
+    product, geometry = product_of("input_grad", spec), geometry_of(spec, True)
+    multiply(_INPUT_GRAD, "input_grad", product, w, gy, None, None, geometry, workspace, out)
 
 
 def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    number = choose_tile(outer)
-    columns, terms = inner * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
-    parts = product_parts(outer, columns, terms, spec.groups)
-    grid = make_grid(TILES[number], outer, columns, terms, spec.groups, parts)
-    sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, sums, geometry_of(spec, False), grid)
-    if grid.parts > 1:
-        add_parts(sums, out, grid.parts)
+    product, geometry = product_of("weight_grad", spec), geometry_of(spec, False)
+    multiply(_WEIGHT_GRAD, "weight_grad", product, gy, x, None, None, geometry, workspace, out)
 
 
 def bias_grad(gy, spec: ConvSpec, workspace, out) -> None:

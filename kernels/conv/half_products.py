@@ -1,7 +1,7 @@
 """Convolution and its gradients on tensor cores with operands of halves, or of TF32; sums in float32, any shape.
 
-There are three families of kernels: for halves of single warps (compute capability 8.0 and later) and of warpgroups (9.0),
-and for TF32 of warpgroups.
+There are four families of kernels: of single warps (compute capability 8.0 and later) and of warpgroups (9.0), each for
+halves and for TF32.
 
 kind is "float16", "bfloat16" or "tf32". Arrays are C-contiguous, or all images channels-last: float32, whose values are
 rounded to ``kind`` on the way to the tensor cores and whose result is float32, or halves as the uint16 of their bits (NumPy
@@ -19,7 +19,7 @@ whole 16 bytes. Where blocks are few the terms are cut into parts, which are add
 Accuracy: with operands that are halves already, γ of float32 over 2·n + 2 terms (tensor cores may cut off where they add)
 plus the rounding of the result; rounding float32 operands adds a relative 2^-10 (float16, within its range) or 2^-7
 (bfloat16) of the sum of magnitudes. TF32: what is laid out is rounded to 10 fraction bits, to nearest; what is read where it
-lies is cut off after them, a relative 2^-10 for each operand. γ over 2·n + 2 + CUT_TF32_TERMS (kernels/cuda/tiles.py) terms
+lies is cut off after them, a relative 2^-10 for each operand. γ over 2·n + 2 + TF32_TERMS (kernels/cuda/tiles.py) terms
 holds for both.
 
 Source: Chetlur et al., "cuDNN: Efficient primitives for deep learning", 2014; NVIDIA, CUTLASS, "Implicit GEMM convolution".
@@ -34,12 +34,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cuda.half_gemm import half_kernel
-from ..cuda.half_layout import finish, padded, spread, turn
+from ..cuda.half_layout import FINISH, padded, spread, turn
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import CHUNKS, HALVES, divider
+from ..cuda.sums import finish
 from ..cuda.tiles import (
     HALF_TILES,
-    TF32_TILES,
+    TF32_WEIGHT_TILES,
+    WARPGROUP_TF32_TILES,
     WARPGROUP_TILES,
     WarpTile,
     choose_half_tile,
@@ -107,7 +109,8 @@ def _family(
 WARPS = _family("", half_kernel, HALF_TILES, HALF_TILES)
 # With a wider tile the assembler would wait for each product of the weight gradient before the next (its C7515).
 WARPGROUPS = _family("warpgroup-", warpgroup_kernel, WARPGROUP_TILES, WARPGROUP_TILES[:1])
-TF32 = _family("warpgroup-", warpgroup_kernel, TF32_TILES, TF32_TILES, ("tf32",))
+TF32_WARPS = _family("", half_kernel, HALF_TILES, TF32_WEIGHT_TILES, ("tf32",))
+TF32_WARPGROUPS = _family("warpgroup-", warpgroup_kernel, WARPGROUP_TF32_TILES, WARPGROUP_TF32_TILES, ("tf32",))
 
 
 class _Pieces:
@@ -256,7 +259,8 @@ def _run_windows(
         more = (array if array is not None and array.size and cut == 1 else target for array in (bias, residual))
         kernels[number](grid.blocks, picture, filters, *more, target, window, grid)
     if cut > 1:
-        finish(target, bias, residual, out, stored, cut, made[0][0].columns * spec.groups, made[0][0].apart, relu)
+        channels, apart = made[0][0].columns * spec.groups, made[0][0].apart
+        finish(target, bias, residual, out, cut, channels, apart, relu, FINISH[stored])
 
 
 def forward(
@@ -311,4 +315,4 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family
     grid = make_grid(family.weight_tiles[number], rows, outer, terms, spec.groups, cut, step=step)
     family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, sums, window, grid)
     if not direct:
-        finish(sums, sums[:0], None, _bits(out), stored, cut)
+        finish(sums, None, None, _bits(out), cut, kernels=FINISH[stored])

@@ -122,11 +122,8 @@ def _gradient_place(group, t, g):
 @inlined
 def _line_pixel(group, t, g):
     """As :func:`_pixel` where the pixels of an image are padded; a pixel that is none lies outside."""
-    n = quotient(t, g.by_pixels, g.by_pixels_shift)
-    rest = int32(t - n * g.pixels)
-    p = quotient(rest, g.by_row, g.by_row_shift)
-    down, across = int32(p * g.stride_h), int32((rest - p * g.row) * g.stride_w)
-    offset = int32(((n * g.height + down) * g.width + across) * g.pitch + group * g.channels)
+    offset, down, across = _pixel(group, t, g)
+    rest = int32(t - quotient(t, g.by_pixels, g.by_pixels_shift) * g.pixels)
     return offset, down if rest < g.out_group else int32(OUTSIDE), across
 
 

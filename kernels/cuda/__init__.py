@@ -25,7 +25,7 @@ from importlib import import_module
 from typing import Any
 
 from ..variant import Problem, Variant, no_workspace
-from .tiles import TF32_COLUMNS, WARPGROUP_COLUMNS
+from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
 
@@ -44,11 +44,11 @@ def cuda_only(problem: Problem) -> str:
 
 
 def tf32_only(problem: Problem) -> str:
-    """The refusal shared by the rows that round to TF32, which has to be asked for."""
-    reason = cuda_only(problem)
+    """The refusal shared by the rows that round to TF32, which has to be asked for; they take both layouts."""
+    reason = cuda_only(problem._replace(layout="nchw"))
     if not reason and problem.precision != "tf32":
         reason = "rounds to TF32, which only precision='tf32' allows"
-    return reason or _too_old(80)
+    return reason or _too_large(problem.spec) or _too_old(80)
 
 
 def half_only(kind: str) -> Callable[[Problem], str]:
@@ -81,9 +81,8 @@ def warpgroup_only(kind: str) -> Callable[[Problem], str]:
 
 
 def warpgroup_tf32_only(problem: Problem) -> str:
-    """The refusal of the rows that multiply TF32 by warpgroups: as of :func:`tf32_only`, in both layouts, and more."""
-    reason = tf32_only(problem._replace(layout="nchw")) or _too_large(problem.spec)
-    return reason or _not_for_warpgroups(problem, TF32_COLUMNS)
+    """The refusal of the rows that multiply TF32 by warpgroups: what those of :func:`tf32_only` refuse, and more."""
+    return tf32_only(problem) or _not_for_warpgroups(problem, WARPGROUP_TF32_COLUMNS)
 
 
 def _not_for_warpgroups(problem: Problem, least: int) -> str:

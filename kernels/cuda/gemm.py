@@ -11,10 +11,14 @@ operands that are never stored as matrices.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
 
 from .kernel import CudaKernel
 from .language import anew, cuda, float32, int32, load4, uint32, uint64
-from .tiles import STEP, Grid, Tile
+from .sums import finish
+from .tiles import STEP, TILES, Grid, Product, Tile, choose_tile, make_grid, product_parts
 
 
 def gemm_kernel(
@@ -149,3 +153,34 @@ def gemm_kernel(
                     c[place(part, group, m, column, geometry)] = acc[i * tn + j]
 
     return CudaKernel(name, body, (*("float32",) * 5, geometry, Grid), threads)
+
+
+Kernels = dict[bool, list[CudaKernel]]  # for each tile, without and with a residual
+
+
+@lru_cache(maxsize=1024)
+def _cut(direction: str, product: Product, biased: bool, relu: int) -> tuple[int, Grid]:
+    """The number of the tile, and the grid; where sums are cut into parts, bias and ReLU are left for their joining."""
+    number = choose_tile(product.rows)
+    grid = make_grid(TILES[number], *product, parts=product_parts(direction, product))
+    return number, grid if grid.parts > 1 else grid._replace(biased=int(biased), relu=relu)
+
+
+def multiply(
+    kernels: Kernels, direction: str, product: Product, a, b, bias, residual, geometry, workspace, out,
+    channels: int = 1, pixels: int = 1, relu: int = 0,
+) -> None:  # fmt: skip
+    """Run a product, its sums cut into parts where blocks are few: those lie in the workspace one behind the other, each as
+    out does, and are added in order, with the bias and the residual, and go through the ReLU once.
+
+    out is (N, channels, pixels) where there is a bias. bias may be empty or None, residual None.
+    """
+    biased, added = bias is not None and bias.size > 0, residual is not None
+    number, grid = _cut(direction, product, biased, relu)
+    if grid.parts == 1:
+        more = bias if biased else a, residual if added else out
+        kernels[added][number](grid.blocks, a, b, *more, out, geometry, grid)
+        return
+    sums = workspace[: 4 * grid.parts * out.size].view(np.float32)
+    kernels[False][number](grid.blocks, a, b, a, sums, sums, geometry, grid)
+    finish(sums, bias, residual, out, grid.parts, channels, pixels, relu)

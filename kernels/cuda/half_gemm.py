@@ -1,13 +1,16 @@
-"""The implicit GEMM of :mod:`.gemm` on tensor cores for operands of halves (float16 or bfloat16), sums in float32.
+"""The implicit GEMM of :mod:`.gemm` on tensor cores for operands of halves (float16 or bfloat16) and TF32, sums in float32.
 
-c[m, j] = Σ a(m, t) · b(t, j). Slices of 64 terms flow to shared memory by asynchronous copies of 16 bytes
+c[m, j] = Σ a(m, t) · b(t, j). Slices of 64 terms, 32 of TF32, flow to shared memory by asynchronous copies of 16 bytes
 (:mod:`.panels`); HALF_STAGES of them are under way or in use at once. A warp keeps a tile of sums in registers; ldmatrix
-brings it the fragments of both operands, transposing those that lie in columns, and it multiplies 16 x 8 tiles, 16 terms at
-a time.
+brings it the fragments of both operands, transposing those of halves that lie in columns, and it multiplies 16 x 8 tiles,
+16 terms at a time, 8 of TF32.
 
-Halves are held as the uint16 of their bits. The order of a sum: slice by slice, 16 terms at a time; parts in order.
+Halves are held as the uint16 of their bits. TF32 is float32, whose last 13 bits tensor cores leave out; to ldmatrix one of
+them is a pair of halves. It cannot transpose such pairs: where a lies in columns each lane loads its elements one by one.
+The order of a sum: slice by slice, 32 bytes of terms at a time; parts in order.
 
-Source: NVIDIA, "Parallel Thread Execution ISA", 9.7 (mma.m16n8k16, ldmatrix, cp.async).
+Source: NVIDIA, "Parallel Thread Execution ISA", 9.7 (mma.m16n8k16, mma.m16n8k8, ldmatrix, cp.async); CUTLASS,
+include/cutlass/numeric_conversion.h (what TF32 leaves out).
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from collections.abc import Callable
 
 from .kernel import CudaKernel
 from .language import (
+    CHUNKS,
     HALVES,
+    as_it_is,
     close_copies,
     cuda,
     float32,
@@ -24,11 +29,14 @@ from .language import (
     int32,
     load_matrices,
     load_turned,
+    load_word,
     multiply_half,
+    multiply_tf32,
     narrow,
     nearest_tf32,
     shared_address,
     uint32,
+    uint64,
     wait_copies,
     widen,
 )
@@ -39,16 +47,11 @@ UNROLLED = 16  # tiles side by side
 ALIGNMENT = 1024  # bytes; of the slices in shared memory, so that the swizzle meets the banks
 
 
-@inlined
-def _as_it_is(value):
-    return value
-
-
 def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
     """Functions that turn an element as it is stored, "float32", "tf32", "float16" or "bfloat16", to float32 and back."""
     if stored in HALVES:
         return widen[stored], narrow[stored]
-    return _as_it_is, nearest_tf32 if stored == "tf32" else _as_it_is
+    return as_it_is, nearest_tf32 if stored == "tf32" else as_it_is
 
 
 def pointer(stored: str) -> str:
@@ -64,8 +67,8 @@ def half_kernel(
 
     Parameters
     ----------
-    kind : "float16" or "bfloat16"
-        What both operands are.
+    kind : "float16", "bfloat16" or "tf32"
+        What both operands are. Of TF32 b lies in rows.
     place : inlined function
         ``place(part, group, m, geometry)`` says where row m's result of column 0 lies in c, -1 where it is not stored; those
         of the next columns lie geometry.apart apart. bias[group · columns + j], the residual, which lies as c does, and the
@@ -75,22 +78,25 @@ def half_kernel(
     added : bool
         Add the residual; without, the kernel never reads it.
     """
+    if kind == "tf32" and not b.along_terms:
+        raise ValueError(f"{name}: of TF32 b lies in rows")
     rows, columns, warp_rows, warp_columns = tile
     threads, wide = tile.threads, columns // warp_columns
     down, across = warp_rows // 16, warp_columns // 8  # products of a warp
-    in_a, in_b = make_panel(a, rows, threads), make_panel(b, columns, threads)
+    in_a, in_b = (make_panel(*given, threads, CHUNKS[kind]) for given in ((a, rows), (b, columns)))
+    step = 8 * CHUNKS[kind]
     begin_a, copy_a, begin_b, copy_b = in_a.begin, in_a.copy, in_b.begin, in_b.copy
     sides_a, sides_b, line_a, line_b = in_a.sides, in_b.sides, in_a.line, in_b.line
-    rows_a, rows_b = a.along_terms, b.along_terms
-    load_a, load_b = (load_matrices if along else load_turned for along in (rows_a, rows_b))
     size_a, stage = in_a.nbytes, in_a.nbytes + in_b.nbytes
     sums, ahead, waiting = down * across * 4, HALF_STAGES - 1, HALF_STAGES - 2
     parts_a, parts_b = down * 4, across * 2  # registers of a warp's fragments
-    multiply = multiply_half[kind]
+    multiply = multiply_tf32 if kind == "tf32" else multiply_half[kind]
     finish_tile = make_finish(place, stored, down, across, added)
-    lanes_a, lanes_b = _lanes(rows_a, line_a, True), _lanes(rows_b, line_b, False)
-    # Bytes between the fragments of neighbouring 16 rows and of neighbouring 16 terms; one of both is a bit to flip.
-    lines_a, lines_b = 16 * line_a, 16 * line_b
+    single = kind == "tf32" and not a.along_terms
+    lanes_a = lanes_of_floats if single else _lanes(a.along_terms, line_a, True)
+    lanes_b = _lanes(b.along_terms, line_b, False)
+    load_a = _load_floats if single else _loader(a.along_terms, line_a)
+    load_b = _loader(b.along_terms, line_b)
 
     def body(a, b, bias, residual, c, geometry, grid):
         room = cuda.shared.array(0, float32)
@@ -121,7 +127,7 @@ def half_kernel(
             acc[i] = float32(0)
         filling, reading = uint32(0), uint32(0)  # bytes of stages
         coming, turn = first, int32(-ahead)
-        while first + turn * HALF_STEP < last:
+        while first + turn * step < last:
             if turn >= 0:
                 wait_copies(waiting)
                 cuda.syncthreads()
@@ -130,20 +136,18 @@ def half_kernel(
                 copy_a(a, to, coming, last, group, me, geometry, offsets_a, downs_a, acrosses_a)
                 to = uint32(to + uint32(size_a))
                 copy_b(b, to, coming, last, group, me, geometry, offsets_b, downs_b, acrosses_b)
-                coming = int32(coming + HALF_STEP)
+                coming = int32(coming + step)
                 filling = uint32(0) if filling == uint32((HALF_STAGES - 1) * stage) else uint32(filling + uint32(stage))
             close_copies()
             if turn >= 0:
                 here = uint32(base + reading)
-                for k in range(HALF_STEP // 16):
+                for k in range(4):
                     for i in range(down):
-                        at = fragment(from_a, i, k, lines_a, rows_a)
                         s = i * 4
-                        left[s], left[s + 1], left[s + 2], left[s + 3] = load_a(uint32(here + at))
+                        left[s], left[s + 1], left[s + 2], left[s + 3] = load_a(here, from_a, i, k)
                     for j in range(across // 2):
-                        at = fragment(from_b, j, k, lines_b, rows_b)
                         s = j * 4
-                        right[s], right[s + 1], right[s + 2], right[s + 3] = load_b(uint32(here + at))
+                        right[s], right[s + 1], right[s + 2], right[s + 3] = load_b(here, from_b, j, k)
                     for i in range(down):
                         for j in range(across):
                             s = (i * across + j) * 4
@@ -158,7 +162,7 @@ def half_kernel(
         j0 = int32(j0 + int32(warp_j) + int32(lane % uint32(4) * uint32(2)))
         finish_tile(acc, bias, residual, c, part, group, m, j0, geometry, grid)
 
-    kinds = ("uint16", "uint16", *(pointer(stored),) * 3, geometry, Grid)
+    kinds = (pointer(kind), pointer(kind), *(pointer(stored),) * 3, geometry, Grid)
     return CudaKernel(name, body, kinds, threads, HALF_STAGES * stage + ALIGNMENT)
 
 
@@ -225,12 +229,40 @@ def aligned(room):
     return uint32((shared_address(room) + uint32(ALIGNMENT - 1)) & uint32(-ALIGNMENT & 0xFFFFFFFF))
 
 
+def _loader(by_rows: bool, line: int) -> Callable:
+    """The function (slice, lane's place in it, i, k) that loads a lane's part of the i-th 16 rows and k-th 32 bytes of terms.
+
+    From one to the next along lines add, across them flip chunk bits.
+    """
+    lines = 16 * line
+
+    @inlined
+    def of_rows(here, base, i, k):
+        return load_matrices(uint32(here + (uint32(base + uint32(i * lines)) ^ uint32(k * 32))))
+
+    @inlined
+    def of_columns(here, base, i, k):
+        return load_turned(uint32(here + uint32(uint32(base ^ uint32(i * 32)) + uint32(k * lines))))
+
+    return of_rows if by_rows else of_columns
+
+
 @inlined
-def fragment(base, i, k, lines, by_rows):
-    """Where a lane's part of the i-th 16 rows and k-th 16 terms lies: along lines add, across them flip chunk bits."""
-    if by_rows:
-        return uint32(uint32(base + uint32(i * lines)) ^ uint32(k * 32))
-    return uint32(uint32(base ^ uint32(i * 32)) + uint32(k * lines))
+def _load_floats(here, base, i, k):
+    """The same of columns of float32 (:mod:`.panels`): rows g and g + 8 of term t, then of term t + 4."""
+    near = uint64(uint32(here + (base ^ uint32(i % 2 * 64)))) + uint64(i // 2 * 32 * 128 + k * 8 * 128)
+    far = uint64(uint32(here + (base ^ uint32(i % 2 * 64 + 32)))) + uint64(i // 2 * 32 * 128 + k * 8 * 128)
+    return load_word(near), load_word(far), load_word(near + uint64(4 * 128)), load_word(far + uint64(4 * 128))
+
+
+@inlined
+def lanes_of_floats(lane, first):
+    """Where the element of the lane's first row and term lies, of a warp's rows from ``first`` on."""
+    g, t = lane // uint32(4), lane % uint32(4)
+    chunk = (first % uint32(32) // uint32(4) + g // uint32(4)) ^ (t * uint32(2))
+    return uint32(
+        first // uint32(32) * uint32(32 * 128) + t * uint32(128) + chunk * uint32(16) + g % uint32(4) * uint32(4)
+    )
 
 
 def _lanes(by_rows: bool, line: int, is_a: bool) -> Callable:

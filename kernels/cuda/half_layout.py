@@ -12,6 +12,7 @@ from typing import NamedTuple
 from .half_gemm import pointer, reader_and_writer
 from .kernel import CudaKernel
 from .language import CHUNKS, HALVES, cuda, divider, float32, int32, quotient, thread, uint16, uint32
+from .sums import FINISH_FLOATS, finish_kernel
 
 SIDE = 32  # of the squares that are turned
 THREADS = 256
@@ -122,53 +123,11 @@ def spread(source, out, kind: str, channels: int) -> None:
     kernel(-(-out.size // THREADS), source, out, numbers)
 
 
-class Finish(NamedTuple):
-    """How parts of sums (parts, N, channels, pixels) become a result."""
-
-    parts: int
-    size: int
-    channels: int
-    pixels: int
-    by_channels: int
-    by_channels_shift: int
-    by_pixels: int
-    by_pixels_shift: int
-    biased: int
-    relu: int
-
-
-def _finish_kernel(stored: str, added: bool) -> CudaKernel:
-    read, write = reader_and_writer(stored)
-
-    def body(sums, bias, residual, out, finish):
-        i = thread()
-        if i < finish.size:
-            total = float32(0)
-            for part in range(finish.parts):
-                total += sums[int32(part * finish.size + i)]
-            if finish.biased:
-                plane = quotient(i, finish.by_pixels, finish.by_pixels_shift)
-                image = quotient(plane, finish.by_channels, finish.by_channels_shift)
-                total += read(bias[int32(plane - image * finish.channels)])
-            if added:
-                total += read(residual[i])
-            if finish.relu and total <= float32(0):
-                total = float32(0)
-            out[i] = write(total)
-
-    name = f"finish-{stored}{'-residual' * added}"
-    return CudaKernel(name, body, ("float32", *(pointer(stored),) * 3, Finish), THREADS)
-
-
-_FINISH = {(stored, added): _finish_kernel(stored, added) for stored in ("float32", *HALVES) for added in (False, True)}
-
-
-def finish(
-    sums, bias, residual, out, stored: str, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0
-) -> None:
-    """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c] + residual[n, c, l], through the
-    activation; residual may be None."""
-    by_channels, by_pixels = divider(max(channels, 1)), divider(max(pixels, 1))
-    given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(bias.size > 0), relu)
-    bias, added = bias if bias.size else out, residual is not None
-    _FINISH[stored, added](-(-out.size // THREADS), sums, bias, residual if added else out, out, given)
+# What finishes sums in parts for arrays of each kind: without and with a residual.
+FINISH = {
+    "float32": FINISH_FLOATS,
+    **{
+        kind: {added: finish_kernel(kind, pointer(kind), *reader_and_writer(kind), added) for added in (False, True)}
+        for kind in HALVES
+    },
+}

@@ -92,33 +92,6 @@ else:
         function = ir.FunctionType(result, kinds)
         return builder.call(ir.InlineAsm(function, text, constraints, side_effect=effect), args)
 
-    def _moved(context, builder, pointer, index, kind, space, bits):
-        """The address of an element in its own address space, as an integer."""
-        pointer = builder.addrspacecast(pointer, ir.PointerType(ir.FloatType(), space))
-        position = context.cast(builder, index, kind, types.int64)
-        return builder.ptrtoint(builder.gep(pointer, [position]), ir.IntType(bits))
-
-    @intrinsic
-    def copy_async(typingctx, room, index, source, position):
-        """Start copying source[position] to room[index], shared memory; a zero where ``position`` is negative.
-
-        It has arrived when :func:`wait_copies` says so of its group, for this thread; for others after a barrier.
-        """
-
-        def codegen(context, builder, signature, args):
-            first = context.make_array(room)(context, builder, args[0]).data
-            to = _moved(context, builder, first, args[1], index, 3, 32)
-            there = builder.icmp_signed(">=", args[3], args[3].type(0))
-            safe = builder.select(there, args[3], args[3].type(0))
-            origin = _moved(context, builder, args[2], safe, position, 1, 64)
-            i32, i64 = ir.IntType(32), ir.IntType(64)
-            size = builder.select(there, i32(4), i32(0))
-            text = "cp.async.ca.shared.global [$0], [$1], 4, $2;"
-            _assembly(builder, ir.VoidType(), [i32, i64, i32], text, "r,l,r,~{memory}", [to, origin, size])
-            return context.get_dummy_value()
-
-        return types.void(room, index, source, position), codegen
-
     @intrinsic
     def close_copies(typingctx):
         """The copies that this thread started since the last call become a group."""
@@ -209,7 +182,8 @@ else:
     def copy16_async(typingctx, to, source, position, inside):
         """Start copying 16 bytes from source[position] on to the byte ``to`` of shared memory; zeros where not ``inside``.
 
-        Both are multiples of 16 bytes. As :func:`copy_async` otherwise, but past the first cache.
+        Both are multiples of 16 bytes. When :func:`wait_copies` says so of their group they have arrived for this thread,
+        after a barrier for others. The first cache keeps nothing of them.
         """
 
         def codegen(context, builder, signature, args):
@@ -415,6 +389,11 @@ else:
 
 
 @inlined
+def as_it_is(value):
+    return value
+
+
+@inlined
 def thread():
     """Index of this thread in a one-dimensional grid."""
     return int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)
@@ -425,6 +404,7 @@ __all__ = [
     "HALVES",
     "POINTERS",
     "anew",
+    "as_it_is",
     "cuda",
     "divider",
     "float32",

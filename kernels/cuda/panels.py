@@ -65,18 +65,28 @@ def _meets(offset, down, across, shift, below, beside, height, width, padded):
     return offset >= 0
 
 
+def _begin(by_row: Callable, place: Callable, apart: int, count: int) -> Callable:
+    """What ``count`` values of m say that a thread copies, ``apart`` from each other from ``place(me)`` on."""
+
+    @inlined
+    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
+        for i in range(count):
+            m = int32(first + place(me) + i * apart)
+            if m < limit:
+                offsets[i], downs[i], acrosses[i] = by_row(group, m, geometry)
+            else:
+                offsets[i], downs[i], acrosses[i] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+
+    return begin
+
+
 def _rows(operand: Operand, width: int, threads: int, elements: int) -> Panel:
     by_row, by_term, padded, _ = operand
     apart, copies = threads // 8, width * 8 // threads  # lines between a thread's copies, and their number
 
     @inlined
-    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
-        for i in range(copies):
-            m = int32(first + int32(me // uint32(8)) + i * apart)
-            if m < limit:
-                offsets[i], downs[i], acrosses[i] = by_row(group, m, geometry)
-            else:
-                offsets[i], downs[i], acrosses[i] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+    def line_of(me):
+        return int32(me // uint32(8))
 
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
@@ -90,7 +100,7 @@ def _rows(operand: Operand, width: int, threads: int, elements: int) -> Panel:
             )
             copy16_async(uint32(place + uint32(i * apart * 128)), source, int32(offsets[i] + shift), inside)
 
-    return Panel(copies, width * 128, 128, begin, copy)
+    return Panel(copies, width * 128, 128, _begin(by_row, line_of, apart, copies), copy)
 
 
 def _columns(operand: Operand, width: int, threads: int) -> Panel:
@@ -102,12 +112,8 @@ def _columns(operand: Operand, width: int, threads: int) -> Panel:
     apart, copies = threads // chunks, HALF_STEP * chunks // threads
 
     @inlined
-    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
-        m = int32(first + int32(me % uint32(chunks)) * CHUNK)
-        if m < limit:
-            offsets[0], downs[0], acrosses[0] = by_row(group, m, geometry)
-        else:
-            offsets[0], downs[0], acrosses[0] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+    def chunk_of(me):
+        return int32(me % uint32(chunks)) * CHUNK
 
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
@@ -123,7 +129,7 @@ def _columns(operand: Operand, width: int, threads: int) -> Panel:
             )
             copy16_async(uint32(place + uint32(i * apart * line_bytes)), source, int32(offsets[0] + shift), inside)
 
-    return Panel(1, width * 2 * HALF_STEP, line_bytes, begin, copy)
+    return Panel(1, width * 2 * HALF_STEP, line_bytes, _begin(by_row, chunk_of, 0, 1), copy)
 
 
 def _columns_of_floats(operand: Operand, width: int, threads: int) -> Panel:
@@ -134,13 +140,8 @@ def _columns_of_floats(operand: Operand, width: int, threads: int) -> Panel:
         raise ValueError(f"columns of float32 are copied by 256 threads, got {threads}")
 
     @inlined
-    def begin(group, first, limit, me, geometry, offsets, downs, acrosses):
-        for i in range(panels):
-            m = int32(first + int32(me % uint32(8)) * 4 + i * 32)
-            if m < limit:
-                offsets[i], downs[i], acrosses[i] = by_row(group, m, geometry)
-            else:
-                offsets[i], downs[i], acrosses[i] = int32(OUTSIDE), int32(OUTSIDE), int32(0)
+    def chunk_of(me):
+        return int32(me % uint32(8)) * 4
 
     @inlined
     def copy(source, to, coming, last, group, me, geometry, offsets, downs, acrosses):
@@ -154,4 +155,4 @@ def _columns_of_floats(operand: Operand, width: int, threads: int) -> Panel:
             )
             copy16_async(uint32(place + uint32(i * lines * 128)), source, int32(offsets[i] + shift), inside)
 
-    return Panel(panels, width * 128, 128, begin, copy)
+    return Panel(panels, width * 128, 128, _begin(by_row, chunk_of, 32, panels), copy)

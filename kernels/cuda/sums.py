@@ -1,14 +1,15 @@
-"""Sums in an order that the shape decides: partial results added up, and one number for each channel."""
+"""Sums in an order that the shape decides: partial results added up and finished, and one number for each channel."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .kernel import CudaKernel
-from .language import cuda, divider, float32, int32, quotient, thread
-from .tiles import channel_parts
+from .language import as_it_is, cuda, divider, float32, inlined, int32, quotient, thread
+from .tiles import cut_channels
 
 THREADS = 256
 
@@ -28,6 +29,81 @@ _ADD_PARTS = CudaKernel("add_parts", _add_parts_body, ("float32", "float32", "in
 def add_parts(sums, out, parts: int) -> None:
     """out[i] = sums[0, i] + sums[1, i] + …, in that order; sums (parts, size of out)."""
     _ADD_PARTS(-(-out.size // THREADS), sums, out, parts, out.size)
+
+
+class Finish(NamedTuple):
+    """How parts of sums (parts, N, channels, pixels) become a result."""
+
+    parts: int
+    size: int
+    channels: int
+    pixels: int
+    by_channels: int
+    by_channels_shift: int
+    by_pixels: int
+    by_pixels_shift: int
+    biased: int
+    relu: int
+
+
+def finish_kernel(stored: str, kind: str, read: Callable, write: Callable, added: bool) -> CudaKernel:
+    """The kernel (sums, bias, residual, out, finish) for arrays of ``stored``, behind pointers to ``kind``.
+
+    Inlined ``read`` makes a float32 of their element, ``write`` an element of a float32.
+    """
+
+    def body(sums, bias, residual, out, finish):
+        i = thread()
+        if i < finish.size:
+            total = float32(0)
+            for part in range(finish.parts):
+                total += sums[int32(part * finish.size + i)]
+            if finish.biased:
+                plane = quotient(i, finish.by_pixels, finish.by_pixels_shift)
+                image = quotient(plane, finish.by_channels, finish.by_channels_shift)
+                total += read(bias[int32(plane - image * finish.channels)])
+            if added:
+                total += read(residual[i])
+            if finish.relu and total <= float32(0):
+                total = float32(0)
+            out[i] = write(total)
+
+    name = f"finish-{stored}{'-residual' * added}"
+    return CudaKernel(name, body, ("float32", *(kind,) * 3, Finish), THREADS)
+
+
+FINISH_FLOATS = {added: finish_kernel("float32", "float32", as_it_is, as_it_is, added) for added in (False, True)}
+
+
+def finish(
+    sums, bias, residual, out, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0,
+    kernels: dict[bool, Any] = FINISH_FLOATS,
+) -> None:  # fmt: skip
+    """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c] + residual[n, c, l], through the
+    activation; bias may be empty or None, residual None. ``kernels`` are those without and with a residual."""
+    by_channels, by_pixels = divider(max(channels, 1)), divider(max(pixels, 1))
+    biased, added = bias is not None and bias.size > 0, residual is not None
+    given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(biased), relu)
+    more = bias if biased else out, residual if added else out
+    kernels[added](-(-out.size // THREADS), sums, *more, out, given)
+
+
+@inlined
+def block_sum(partial, me, value):
+    """The sum of every thread's value, THREADS of them, in the order of a tree; all threads get it.
+
+    ``partial`` is a shared array of THREADS float32.
+    """
+    cuda.syncthreads()  # the last sum has been read
+    partial[me] = value
+    cuda.syncthreads()
+    half = int32(THREADS // 2)
+    while half > 0:
+        if me < half:
+            partial[me] += partial[me + half]
+        cuda.syncthreads()
+        half = half >> 1
+    return partial[0]
 
 
 class Planes(NamedTuple):
@@ -62,16 +138,9 @@ def _channel_kernel(name: str, masked: bool) -> CudaKernel:
                 g[at] = v
             total += v
             e = int32(e + THREADS)
-        partial[me] = total
-        cuda.syncthreads()
-        half = int32(THREADS // 2)
-        while half > 0:  # a tree
-            if me < half:
-                partial[me] += partial[me + half]
-            cuda.syncthreads()
-            half = half >> 1
+        total = block_sum(partial, me, total)
         if me == 0:
-            sums[int32(part * planes.channels + channel)] = partial[0]
+            sums[int32(part * planes.channels + channel)] = total
 
     return CudaKernel(name, body, ("float32", "float32", "float32", "float32", Planes), THREADS)
 
@@ -83,11 +152,10 @@ _MASKED_SUMS = _channel_kernel("relu_channel_sums", True)
 def channel_sums(gy, n: int, channels: int, pixels: int, workspace, out, y=None, g=None) -> None:
     """out[c] = the sum of gy (N, C, L) over images and pixels; with y, of g, which is gy where y is positive or NaN, else 0.
 
-    workspace holds a float32 for every channel in every part, see :func:`.tiles.channel_parts`.
+    workspace holds a float32 for every channel in every part, see :func:`.tiles.channel_bytes`.
     """
     terms = n * pixels
-    chunk = max(1, -(-terms // channel_parts(channels, terms)))
-    parts = max(1, -(-terms // chunk))
+    chunk, parts = cut_channels(channels, terms)
     sums = out if parts == 1 else workspace[: 4 * parts * channels].view(np.float32)
     planes = Planes(channels, pixels, *divider(max(pixels, 1)), terms, chunk)
     if y is None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from ..spec import ConvSpec, PointwiseSpec, PoolSpec
+from ..variant import Problem
 
 STEP = 8  # terms of the sum in a slice
 
@@ -34,12 +38,6 @@ class WarpTile(NamedTuple):
         return 32 * (self.rows // self.warp_rows) * (self.columns // self.warp_columns)
 
 
-# Tensor cores: how tiles of 16 terms are multiplied, how many are under way at once, and what rounding to TF32 costs.
-TENSOR_TILES = (WarpTile(128, 128, 64, 32), WarpTile(32, 128, 32, 32))
-TENSOR_STEP = 16
-STAGES = 3
-TF32_TERMS = 2**14 + 8  # in units of float32's rounding: (1 + 2^-11)^2 - 1 for the two operands of a product
-
 # Products of halves: terms of a slice, which are 128 bytes, and slices under way or in use at once.
 HALF_TILES = (WarpTile(128, 128, 64, 32), WarpTile(128, 32, 32, 32))
 # Of a warpgroup kernel a warp has 16 rows of all columns.
@@ -47,11 +45,12 @@ WARPGROUP_TILES = (WarpTile(128, 128, 16, 128), WarpTile(128, 256, 16, 256))
 WARPGROUP_STAGES = 4
 WARPGROUP_COLUMNS = 65  # at least; the tiles for fewer are those of single warps
 HALF_STEP = 64
-# Products of TF32 by warpgroups: the same bytes are 32 terms. What is not rounded on the way is cut off, which costs in units
-# of float32's rounding at most 1 - (1 - 2^-10)^2.
-TF32_TILES = (WarpTile(128, 64, 16, 64), *WARPGROUP_TILES)
-TF32_COLUMNS = 33  # at least
-CUT_TF32_TERMS = 2**15
+# Products of TF32: the same bytes are 32 terms. What is not rounded on the way is cut off, which costs in units of float32's
+# rounding at most 1 - (1 - 2^-10)^2.
+TF32_TERMS = 2**15
+TF32_WEIGHT_TILES = (WarpTile(128, 128, 64, 32), WarpTile(128, 32, 16, 32))  # whose columns 256 threads copy
+WARPGROUP_TF32_TILES = (WarpTile(128, 64, 16, 64), *WARPGROUP_TILES)
+WARPGROUP_TF32_COLUMNS = 33  # at least
 HALF_STAGES = 3
 
 TILES = (Tile(128, 128, 8, 8), Tile(32, 128, 4, 8), Tile(8, 256, 4, 4))
@@ -100,7 +99,7 @@ def make_grid(
     parts: int = 1,
     biased: bool = False,
     relu: int = 0,
-    step: int = TENSOR_STEP,
+    step: int = STEP,
 ) -> Grid:
     """The grid for ``groups`` products, their sums cut into ``parts`` of whole slices of ``step`` terms."""
     chunk = -(-terms // (parts * step)) * step
@@ -108,15 +107,53 @@ def make_grid(
     return Grid(rows, columns, terms, tall, wide, groups, chunk, int(biased), relu)
 
 
+class Product(NamedTuple):
+    """Rows, columns and terms of a product of matrices, and how many such products there are."""
+
+    rows: int
+    columns: int
+    terms: int
+    groups: int = 1
+
+
+def product_of(direction: str, spec: ConvSpec | PointwiseSpec) -> Product:
+    """The product behind a direction of a convolution."""
+    if isinstance(spec, PointwiseSpec):
+        groups, taps, input_pixels = 1, 1, spec.n * spec.pixels
+        pixels = input_pixels
+    else:
+        groups, taps = spec.groups, math.prod(spec.kernel)
+        input_pixels, pixels = spec.n * math.prod(spec.size), spec.n * math.prod(spec.out)
+    inner, outer = spec.c // groups, spec.k // groups
+    if direction == "weight_grad":
+        return Product(outer, inner * taps, pixels, groups)
+    if direction == "input_grad":
+        return Product(inner, input_pixels, outer * taps, groups)
+    return Product(outer, pixels, inner * taps, groups)
+
+
 BLOCKS = 512  # blocks wanted before a sum is cut into parts: a few for each multiprocessor of a large GPU
 HALF_BLOCKS = 264  # the same where a block is large: two for each multiprocessor of an H100
 PART = 256  # terms of a part at least
 
 
-def product_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
-    """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work."""
-    blocks = make_grid(TILES[choose_tile(rows)], rows, columns, terms, groups).blocks
-    return max(1, min(BLOCKS // max(blocks, 1), terms // PART))
+def product_parts(direction: str, product: Product) -> int:
+    """Into how many parts at most the sums of a product are cut, so that all multiprocessors have work.
+
+    Where results are pixels, which are many, a part costs more: then it has more terms, and blocks are fewer.
+    """
+    tile = TILES[choose_tile(product.rows)]
+    blocks = max(make_grid(tile, *product).blocks, 1)
+    if direction == "weight_grad":
+        return max(1, min(BLOCKS // blocks, product.terms // PART))
+    return max(1, min(HALF_BLOCKS * 256 // tile.threads // blocks, product.terms // (2 * PART)))
+
+
+def parts_bytes(problem: Problem) -> int:
+    """Bytes of the parts of a product's sums, where there are several."""
+    product = product_of(problem.direction, problem.spec)
+    parts = product_parts(problem.direction, product)
+    return 0 if parts == 1 else 4 * parts * product.groups * product.rows * product.columns
 
 
 def choose_half_tile(columns: int, tiles: Sequence[WarpTile] = HALF_TILES) -> int:
@@ -134,5 +171,21 @@ def half_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
 
 
 def channel_parts(channels: int, terms: int) -> int:
-    """Into how many parts the sum of each channel is cut."""
+    """Into how many parts at most the sum of each channel is cut."""
     return max(1, min(BLOCKS // max(channels, 1), terms // (4 * PART)))
+
+
+def cut_channels(channels: int, terms: int) -> tuple[int, int]:
+    """Terms of a part of a channel's sum, and how many parts there are."""
+    chunk = max(1, -(-terms // channel_parts(channels, terms)))
+    return chunk, max(1, -(-terms // chunk))
+
+
+def channel_bytes(problem: Problem) -> int:
+    """Bytes of a float32 for every channel in every part: of y in a convolution, else of x."""
+    spec = problem.spec
+    if isinstance(spec, ConvSpec):
+        channels, pixels = spec.k, math.prod(spec.out)
+    else:
+        channels, pixels = spec.c, math.prod(spec.size) if isinstance(spec, PoolSpec) else spec.pixels
+    return 4 * channels * channel_parts(channels, spec.n * pixels)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .half_gemm import ALIGNMENT, aligned, make_finish, pointer
+from .half_gemm import ALIGNMENT, aligned, lanes_of_floats, make_finish, pointer
 from .kernel import CudaKernel
 from .language import (
     CHUNKS,
@@ -182,10 +182,7 @@ def _slice_of_registers(columns: int) -> Callable:
 @inlined
 def load_part(words, at_a, me):
     """A lane's part of a slice of a in columns of float32 (:mod:`.panels`): of 8 terms two rows of term t, then of t + 4."""
-    warp, g, t = me // uint32(32) % uint32(4), me % uint32(32) // uint32(4), me % uint32(4)
-    chunk = (warp % uint32(2) * uint32(4) + g // uint32(4)) ^ (t * uint32(2))
-    near = uint32(at_a + warp // uint32(2) * uint32(32 * 128) + t * uint32(128) + chunk * uint32(16))
-    near = uint32(near + g % uint32(4) * uint32(4))
+    near = uint32(at_a + lanes_of_floats(me % uint32(32), me // uint32(32) % uint32(4) * uint32(16)))
     above, below = uint64(near), uint64(near ^ uint32(32))  # eight rows further down, two chunks on
     for k in range(8):
         words[2 * k], words[2 * k + 1] = load_word(above + uint64(512 * k)), load_word(below + uint64(512 * k))

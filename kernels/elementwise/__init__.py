@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts
-from ..variant import Problem, Variant, cpu_only, no_workspace
+from ..cuda.tiles import channel_bytes
+from ..variant import Variant, cpu_only, no_workspace
 from . import cpu_chunks, cpu_planes
-
-
-def _cuda_channel_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.c * channel_parts(spec.c, spec.n * spec.pixels)
-
 
 VARIANTS = (
     Variant("chunks", "add", "cpu", cpu_only, cpu_chunks.add, no_workspace, tunables={"CHUNK": 16384}),
@@ -26,5 +20,5 @@ VARIANTS = (
     cuda_row("chunks", "relu", "elementwise.cuda_chunks.relu"),
     cuda_row("chunks", "relu_grad", "elementwise.cuda_chunks.relu_grad"),
     cuda_row("chunks", "erf", "elementwise.cuda_chunks.erf"),
-    cuda_row("planes", "relu_bias_grad", "elementwise.cuda_planes.relu_bias_grad", _cuda_channel_sums),
+    cuda_row("planes", "relu_bias_grad", "elementwise.cuda_planes.relu_bias_grad", channel_bytes),
 )  # fmt: skip

@@ -7,15 +7,14 @@ The arithmetic between them is one of a few numbers for each channel, and is don
 from __future__ import annotations
 
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts
+from ..cuda.tiles import channel_bytes
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_planes
 
 
 def _cuda_channel_sums(problem: Problem) -> int:
     """Two float32 for every channel in every part."""
-    spec = problem.spec
-    return 8 * spec.c * channel_parts(spec.c, spec.n * spec.pixels)
+    return 2 * channel_bytes(problem)
 
 
 VARIANTS = (

@@ -16,11 +16,9 @@ import numpy as np
 
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, divider, float32, inlined, int32, quotient, thread
-from ..cuda.sums import add_parts
-from ..cuda.tiles import channel_parts
+from ..cuda.sums import THREADS, add_parts, block_sum
+from ..cuda.tiles import cut_channels
 from ..spec import NormSpec
-
-THREADS = 256
 
 
 class Planes(NamedTuple):
@@ -42,10 +40,10 @@ class Planes(NamedTuple):
 
 def _planes(spec: NormSpec) -> Planes:
     terms = spec.n * spec.pixels
-    chunk = max(1, -(-terms // channel_parts(spec.c, terms)))
+    chunk, parts = cut_channels(spec.c, terms)
     return Planes(
         spec.c, spec.pixels, *divider(max(spec.pixels, 1)), *divider(spec.c), terms, chunk,
-        max(1, -(-terms // chunk)), terms * spec.c, spec.activation, spec.residual,
+        parts, terms * spec.c, spec.activation, spec.residual,
     )  # fmt: skip
 
 
@@ -54,21 +52,6 @@ def _element(planes, channel, e):
     """Where the e-th element of a channel lies."""
     n = quotient(e, planes.by_pixels, planes.by_pixels_shift)
     return int32((n * planes.channels + channel) * planes.pixels + e - n * planes.pixels)
-
-
-@inlined
-def _block_sum(partial, me, value):
-    """The sum of every thread's value, in the order of a tree; all threads get it."""
-    cuda.syncthreads()  # the last sum has been read
-    partial[me] = value
-    cuda.syncthreads()
-    half = int32(THREADS // 2)
-    while half > 0:
-        if me < half:
-            partial[me] += partial[me + half]
-        cuda.syncthreads()
-        half = half >> 1
-    return partial[0]
 
 
 def _moments_body(x, sums, planes):
@@ -85,7 +68,7 @@ def _moments_body(x, sums, planes):
     while e < last:
         total += x[_element(planes, channel, e)] - origin
         e = int32(e + THREADS)
-    mean = _block_sum(partial, me, total) / float32(int32(last - first))
+    mean = block_sum(partial, me, total) / float32(int32(last - first))
     moved, squares = float32(0), float32(0)
     e = int32(first + me)
     while e < last:
@@ -93,8 +76,8 @@ def _moments_body(x, sums, planes):
         moved += v
         squares += v * v
         e = int32(e + THREADS)
-    moved = _block_sum(partial, me, moved)
-    squares = _block_sum(partial, me, squares)
+    moved = block_sum(partial, me, moved)
+    squares = block_sum(partial, me, squares)
     if me == 0:
         away = moved / float32(int32(last - first))  # what rounding took from the mean
         sums[int32(2 * part * planes.channels + channel)] = mean + away
@@ -161,8 +144,8 @@ def _sums_body(x, gy, y, affine, g, sums, planes):
         total += v
         products += v * moved
         e = int32(e + THREADS)
-    total = _block_sum(partial, me, total)
-    products = _block_sum(partial, me, products)
+    total = block_sum(partial, me, total)
+    products = block_sum(partial, me, products)
     if me == 0:
         sums[int32(2 * part * planes.channels + channel)] = total
         sums[int32((2 * part + 1) * planes.channels + channel)] = products

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import half_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import product_parts
+from ..cuda.tiles import parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, cpu_only, never, no_workspace, too_large
 from . import cpu_blocked, cpu_panels, cpu_patches, cpu_weight
@@ -21,11 +21,6 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * _weight_bytes(problem)
 
 
-def _cuda_partial_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.k * spec.c * product_parts(spec.k, spec.c, spec.n * spec.pixels)
-
-
 def _cuda_halves(problem: Problem) -> int:
     from ..conv.half_products import workspace_bytes
     from .grid import as_convolution
@@ -33,7 +28,7 @@ def _cuda_halves(problem: Problem) -> int:
     return workspace_bytes(problem.direction, as_convolution(problem.spec), problem.dtype != "float32")
 
 
-def _cuda_warpgroup_tf32(problem: Problem) -> int:
+def _cuda_tf32(problem: Problem) -> int:
     from ..conv.half_products import workspace_bytes
     from .grid import as_convolution
 
@@ -84,18 +79,12 @@ VARIANTS = (
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(
-            "warpgroup_tf32",
-            direction,
-            f"pointwise.cuda_warpgroup_tf32.{direction}",
-            _cuda_warpgroup_tf32,
-            warpgroup_tf32_only,
-            "tf32",
-        )
+        cuda_row(name, direction, f"pointwise.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward"),
-    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual"),
-    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad"),
-    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", _cuda_partial_sums),
+    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward", parts_bytes),
+    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual", parts_bytes),
+    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad", parts_bytes),
+    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", parts_bytes),
 )

@@ -1,6 +1,7 @@
 """The 1x1 convolution on a GPU: the matrix product of :mod:`convkern.kernels.cuda.gemm` over pixels that lie side by side.
 
-x (N, C, L), w (K, C), y (N, K, L); columns of the product are the pixels of all images.
+x (N, C, L), w (K, C), y (N, K, L); columns of the product are the pixels of all images. Where blocks are few, sums are
+cut into parts, which are added in order.
 """
 
 from __future__ import annotations
@@ -8,19 +9,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from ..cuda.gemm import gemm_kernel
+from ..cuda.gemm import gemm_kernel, multiply
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider, inlined, int32, quotient
-from ..cuda.sums import add_parts
-from ..cuda.tiles import TILES, choose_tile, make_grid, product_parts
+from ..cuda.tiles import TILES, product_of
 from ..spec import PointwiseSpec
 
 
 class Geometry(NamedTuple):
     """The numbers of a PointwiseSpec that a kernel needs, and how to divide by the pixels of an image."""
 
+    n: int
     c: int
     k: int
     pixels: int
@@ -30,7 +29,7 @@ class Geometry(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _geometry(spec: PointwiseSpec) -> Geometry:
-    return Geometry(spec.c, spec.k, spec.pixels, *divider(max(spec.pixels, 1)))
+    return Geometry(spec.n, spec.c, spec.k, spec.pixels, *divider(max(spec.pixels, 1)))
 
 
 @inlined
@@ -72,12 +71,12 @@ def _column_of_x_at(group, t, j, g):
 
 @inlined
 def _y_place(part, group, m, j, g):
-    return _at(g.k, m, j, g)
+    return int32(part * g.n * g.k * g.pixels + _at(g.k, m, j, g))
 
 
 @inlined
 def _gx_place(part, group, m, j, g):
-    return _at(g.c, m, j, g)
+    return int32(part * g.n * g.c * g.pixels + _at(g.c, m, j, g))
 
 
 @inlined
@@ -93,42 +92,46 @@ def _kernels(direction: str, a_at, b_at, place, t_fastest: bool = False, added: 
     ]
 
 
-_FORWARD = _kernels("forward", _weight_at, _pixel_of_x_at, _y_place)
-_FORWARD_RESIDUAL = _kernels("forward_residual", _weight_at, _pixel_of_x_at, _y_place, added=True)
-_INPUT_GRAD = _kernels("input_grad", _turned_at, _pixel_of_gy_at, _gx_place)
-_WEIGHT_GRAD = _kernels("weight_grad", _row_of_gy_at, _column_of_x_at, _gw_place, t_fastest=True)
+_FORWARD = {
+    False: _kernels("forward", _weight_at, _pixel_of_x_at, _y_place),
+    True: _kernels("forward_residual", _weight_at, _pixel_of_x_at, _y_place, added=True),
+}
+_INPUT_GRAD = {False: _kernels("input_grad", _turned_at, _pixel_of_gy_at, _gx_place)}
+_WEIGHT_GRAD = {False: _kernels("weight_grad", _row_of_gy_at, _column_of_x_at, _gw_place, t_fastest=True)}
 
 
 def forward(x, w, bias, spec: PointwiseSpec, workspace, out) -> None:
     """y[n, k, l] = bias[k] + sum over c of w[k, c] · x[n, c, l], through the activation."""
-    _forward(_FORWARD, x, w, bias, out, spec, out)
+    forward_residual(x, w, bias, None, spec, workspace, out)
 
 
 def forward_residual(x, w, bias, residual, spec: PointwiseSpec, workspace, out) -> None:
-    """As :func:`forward`, with residual (N, K, L) added before the activation."""
-    _forward(_FORWARD_RESIDUAL, x, w, bias, residual, spec, out)
-
-
-def _forward(kernels: list[CudaKernel], x, w, bias, residual, spec: PointwiseSpec, out) -> None:
-    """Both of them; the kernels of the first never read the residual."""
-    number = choose_tile(spec.k)
-    extras = dict(biased=bias.size > 0, relu=spec.activation)
-    grid = make_grid(TILES[number], spec.k, spec.n * spec.pixels, spec.c, **extras)
-    kernels[number](grid.blocks, w, x, bias if bias.size else w, residual, out, _geometry(spec), grid)
+    """As :func:`forward`, with residual (N, K, L) added before the activation, unless it is None."""
+    product, geometry = product_of("forward", spec), _geometry(spec)
+    multiply(
+        _FORWARD,
+        "forward",
+        product,
+        w,
+        x,
+        bias,
+        residual,
+        geometry,
+        workspace,
+        out,
+        spec.k,
+        spec.pixels,
+        spec.activation,
+    )
 
 
 def input_grad(gy, w, spec: PointwiseSpec, workspace, out) -> None:
     """gx[n, c, l] = sum over k of w[k, c] · gy[n, k, l]."""
-    number = choose_tile(spec.c)
-    grid = make_grid(TILES[number], spec.c, spec.n * spec.pixels, spec.k)
-    _INPUT_GRAD[number](grid.blocks, w, gy, w, out, out, _geometry(spec), grid)
+    product = product_of("input_grad", spec)
+    multiply(_INPUT_GRAD, "input_grad", product, w, gy, None, None, _geometry(spec), workspace, out)
 
 
 def weight_grad(x, gy, spec: PointwiseSpec, workspace, out) -> None:
     """gw[k, c] = sum over n, l of gy[n, k, l] · x[n, c, l]."""
-    number, terms = choose_tile(spec.k), spec.n * spec.pixels
-    grid = make_grid(TILES[number], spec.k, spec.c, terms, parts=product_parts(spec.k, spec.c, terms))
-    sums = out if grid.parts == 1 else workspace[: 4 * grid.parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[number](grid.blocks, gy, x, gy, sums, sums, _geometry(spec), grid)
-    if grid.parts > 1:
-        add_parts(sums, out, grid.parts)
+    product = product_of("weight_grad", spec)
+    multiply(_WEIGHT_GRAD, "weight_grad", product, gy, x, None, None, _geometry(spec), workspace, out)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from ..cuda import cuda_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts
+from ..cuda.tiles import channel_bytes
 from ..variant import Problem, Variant, cpu_only, no_workspace
 from . import cpu_average, cpu_global, cpu_planes, cpu_relu, cpu_windows
-
-
-def _cuda_channel_sums(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.c * channel_parts(spec.c, spec.n * spec.size[0] * spec.size[1])
 
 
 def _cuda_pass(problem: Problem) -> str:
@@ -40,6 +35,6 @@ VARIANTS = (
     cuda_row("planes", "avg_forward", "pool.cuda_planes.avg_forward"),
     cuda_row("planes", "avg_backward", "pool.cuda_planes.avg_backward"),
     cuda_row(
-        "passed", "avg_relu_bias_backward", "pool.cuda_relu.avg_relu_bias_backward", _cuda_channel_sums, _cuda_pass
+        "passed", "avg_relu_bias_backward", "pool.cuda_relu.avg_relu_bias_backward", channel_bytes, _cuda_pass
     ),
 )  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, divider, float32, int32, quotient
-from ..cuda.sums import THREADS, add_parts
-from ..cuda.tiles import channel_parts
+from ..cuda.sums import THREADS, add_parts, block_sum
+from ..cuda.tiles import cut_channels
 from ..spec import PoolSpec
 
 
@@ -54,24 +54,14 @@ def _body(gy, y, g, sums, on):
         q = quotient(int32(pixel - h * on.width), on.by_across, on.by_across_shift)
         at = int32(plane * on.pixels + pixel)
         v = float32(0)
-        if p < on.out_height and q < on.out_width:
-            if y[at] <= float32(0):
-                v = float32(0)
-            else:
-                v = gy[int32((plane * on.out_height + p) * on.out_width + q)] / float32(on.divisor)
+        if p < on.out_height and q < on.out_width and not y[at] <= float32(0):  # NaN passes
+            v = gy[int32((plane * on.out_height + p) * on.out_width + q)] / float32(on.divisor)
         g[at] = v
         total += v
         e = int32(e + THREADS)
-    partial[me] = total
-    cuda.syncthreads()
-    half = int32(THREADS // 2)
-    while half > 0:  # a tree
-        if me < half:
-            partial[me] += partial[me + half]
-        cuda.syncthreads()
-        half = half >> 1
+    total = block_sum(partial, me, total)
     if me == 0:
-        sums[int32(part * on.channels + channel)] = partial[0]
+        sums[int32(part * on.channels + channel)] = total
 
 
 _PASS = CudaKernel("avg_relu_bias_backward", _body, ("float32", "float32", "float32", "float32", Pixels), THREADS)
@@ -82,11 +72,11 @@ def _cut(spec: PoolSpec) -> tuple[int, Pixels]:
     """Parts of a channel, and the kernel's numbers."""
     pixels = spec.size[0] * spec.size[1]
     terms = spec.n * pixels
-    chunk = max(1, -(-terms // channel_parts(spec.c, terms)))
+    chunk, parts = cut_channels(spec.c, terms)
     divisors = (*divider(spec.size[1]), *divider(spec.kernel[0]), *divider(spec.kernel[1]))
     divisor = spec.divisor or spec.kernel[0] * spec.kernel[1]
     on = Pixels(spec.c, pixels, *divider(pixels), spec.size[1], *divisors, *spec.out, divisor, terms, chunk)
-    return max(1, -(-terms // chunk)), on
+    return parts, on
 
 
 def avg_relu_bias_backward(gy, y, spec: PoolSpec, workspace, out, sums) -> None:

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts
-from ..variant import Problem
+from ..cuda.tiles import channel_bytes
 
-
-def _cuda_parts(problem: Problem) -> int:
-    spec = problem.spec
-    return 4 * spec.c * channel_parts(spec.c, spec.n * spec.pixels)
-
-
-VARIANTS = (cuda_row("planes", "sum", "reduce.cuda_planes.sum", _cuda_parts),)
+VARIANTS = (cuda_row("planes", "sum", "reduce.cuda_planes.sum", channel_bytes),)
