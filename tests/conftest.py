@@ -8,7 +8,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ["CONVKERN_TUNE"] = "0"  # no test depends on what was measured on this host; subprocesses inherit it
+# Before anybody imports PyTorch; subprocesses inherit it.
+os.environ["CONVKERN_TUNE"] = "0"  # no test depends on what was measured on this host
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would take the core of the process beside
 
 # Kernels compile inside the first example; a shared machine is slow at times.
 settings.register_profile("convkern", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

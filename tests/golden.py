@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 from collections import Counter
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from convkern.files import write_json
 from convkern.kernels.cuda import compiler
 
-from .gpu import TARGETS
+from .gpu import TARGETS, compiled
 
 FILE = Path(__file__).with_name("golden.json")
 KERNELS = Path(__file__).parents[1] / "kernels"
@@ -75,6 +76,7 @@ def occupancy(registers: int, shared: int, threads: int, target: str) -> float:
 
 
 def facts(kernel: Any, target: str) -> dict[str, Any]:
+    compiled(kernel, target)
     cubin = compiler.cubin(kernel, target)
     report = cubin.with_suffix(".txt").read_text()
     if "serialized" in report:  # the assembler found a use of a product's sums before its wait
@@ -97,15 +99,18 @@ def facts(kernel: Any, target: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def of_targets(kernel: Any) -> dict[str, Any]:
+    """What golden.json holds of a kernel."""
+    return {target: facts(kernel, target) for target in kernel.targets or TARGETS}
+
+
 def everything() -> dict[str, Any]:
     """What golden.json holds."""
-    kernels = {
-        name: {target: facts(kernel, target) for target in kernel.targets or TARGETS}
-        for name, kernel in all_kernels().items()
-    }
+    kernels = {name: of_targets(kernel) for name, kernel in all_kernels().items()}
     return {"compilers": compiler.versions(), "kernels": kernels}
 
 
+@cache
 def read() -> dict[str, Any]:
     return dict(json.loads(FILE.read_text(encoding="utf-8")))
 

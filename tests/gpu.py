@@ -32,20 +32,49 @@ def skip_without_compiler() -> None:
         pytest.skip(f"CUDA kernels are not tested: {compiler.missing()}", allow_module_level=True)
 
 
+@contextmanager
+def one_front_end() -> Iterator[None]:
+    """Inside the block Numba turns a kernel into NVVM's representation once for all targets: it is the same for each, and
+    takes most of the time in which kernels compile."""
+    from numba.cuda import compiler as numba_cuda
+
+    front_end, held = numba_cuda._compile_pyfunc_with_fixup, {}
+
+    def once(function: Any, *args: Any, **options: Any) -> Any:
+        if function not in held:
+            held[function] = front_end(function, *args, **options)
+        return held[function]
+
+    numba_cuda._compile_pyfunc_with_fixup = once
+    try:
+        yield
+    finally:
+        numba_cuda._compile_pyfunc_with_fixup = front_end
+
+
+def compiled(kernel: Any, target: str) -> Path:
+    """The file with a kernel's PTX; where it is not there yet it is made for all targets, which some test will ask for."""
+    if not (path := compiler._path(kernel, target, ".ptx")).exists():
+        with one_front_end():
+            for each in kernel.targets or TARGETS:
+                compiler.ptx(kernel, each)
+    return path
+
+
 @lru_cache(maxsize=256)
 def program(path: Path) -> ptx.Program:
     return ptx.Program(path.read_text())
 
 
 def parameters(
-    compiled: ptx.Program, kernel: Any, args: launch.Packed, host: Callable[[Any], Any] = lambda value: value
+    code: ptx.Program, kernel: Any, args: launch.Packed, host: Callable[[Any], Any] = lambda value: value
 ) -> tuple[Any, ...]:
     """A launch's parameters: numbers as the PTX finds them in the block that the driver would get, arrays themselves."""
     values = [place if place in kernel.pointers else value for place, value in enumerate(args)]
     room = bytearray(kernel.layout.size)
     launch.write(kernel, values, room)
     found, at = [], 8
-    for place, (_, kind) in enumerate(compiled.parameters):
+    for place, (_, kind) in enumerate(code.parameters):
         dtype = np.dtype(ptx.KINDS[kind])
         at = -(-at // dtype.itemsize) * dtype.itemsize
         (number,) = np.frombuffer(room, dtype, 1, at)
@@ -68,9 +97,9 @@ def interpreted(
     executed: Counter = Counter()
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
-        compiled = program(compiler.ptx(kernel, target))
-        given = parameters(compiled, kernel, args, host)
-        executed.update(ptx.run(compiled, blocks, kernel.threads, given, kernel.shared, banks))
+        code = program(compiled(kernel, target))
+        given = parameters(code, kernel, args, host)
+        executed.update(ptx.run(code, blocks, kernel.threads, given, kernel.shared, banks))
 
     previous = launch.launcher, launch.asked, launch.upload
     launch.launcher, launch.asked = launcher, lambda: 80 if target == "sm_80" else 90

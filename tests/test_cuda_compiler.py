@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import namedtuple
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from convkern.kernels.cuda import compiler, kernel, launch
 from convkern.kernels.cuda.tiles import STEP, TILES, Product, choose_tile, make_grid, product_parts
 
-from .gpu import needs_compiler
+from . import golden
+from .gpu import TARGETS, compiled, needs_compiler
 
 Sizes = namedtuple("Sizes", "n c")
 
@@ -214,3 +216,16 @@ def test_sums_are_cut_where_blocks_are_few():
     assert product_parts("weight_grad", Product(128, 128, 1023)) == 3
     assert product_parts("forward", Product(32, 128 * 88, 1 << 16)) == 6
     assert product_parts("input_grad", Product(64, 128 * 11, 1 << 16, groups=2)) == 12
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["conv-direct-forward-8x256", "conv-float16-to-float32-128x32"])
+def test_one_front_end_gives_each_target_its_own_ptx(name, monkeypatch, tmp_path):
+    """What the tests run is what a kernel becomes when it is compiled for one target alone, but for Numba's names."""
+    kernel, texts = golden.all_kernels()[name], []
+    for folder, compile_for in (("alone", compiler.ptx), ("together", compiled)):
+        monkeypatch.setenv("CONVKERN_CACHE_DIR", str(tmp_path / folder))
+        paths = [compile_for(kernel, target) for target in TARGETS]
+        texts.append([re.sub(r"_ZN[\w$]+?(?=_param_\d+\b|[^\w$])|smem_\d+", "", path.read_text()) for path in paths])
+    assert texts[0] == texts[1]
+    assert texts[0][0] != texts[0][1]

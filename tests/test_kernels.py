@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from convkern.plan import HALVES, REDUCED
 from .bounds import assert_within, floats, from_halves, halves, integers
 
 DTYPES = ("float32", "float64")
+Arrays = list[np.ndarray]
 
 
 def cpu_rows(table: tuple[Variant, ...]) -> list[Variant]:
@@ -90,38 +93,58 @@ def conv_definition(direction: str, spec: ConvSpec, *arrays: np.ndarray) -> np.n
 
 
 def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: bool = False) -> bool:
-    rng = np.random.default_rng(1)
-    shapes, result, terms = conv_shapes(row.direction, spec)
-    arrays = [as_operands(row, make(rng, shape, dtype)) for shape in shapes]
+    halved = row.accuracy if row.accuracy in HALVES else ""
+    arrays, wide = conv_inputs(row.direction, spec, dtype, make, halved)
+    _, result, terms = conv_shapes(row.direction, spec)
     out = np.empty(result, dtype)
-    if not run("conv", row, spec, dtype, *arrays, out=(out,)):
+    if not run("conv", row, spec, dtype, *(array.copy() for array in arrays), out=(out,)):
         return False
-    wide = [a.astype(np.float64) for a in arrays]
-    want = conv_definition(row.direction, spec, *wide)
+    want = conv_wanted(row.direction, spec, dtype, make, halved)
     if exact:
         np.testing.assert_array_equal(out, want)
-    else:
-        assert_within(out, want, *conv_bound(row, spec, terms, *wide))
+    elif row.accuracy == "winograd":
+        assert_within(out, want, winograd_magnitude(row.direction, spec, *wide), terms + winograd_reference.TERMS)
+    else:  # tensor cores may cut off halves where they add
+        magnitude = conv_magnitude(row.direction, spec, dtype, make, halved)
+        assert_within(out, want, magnitude, 2 * terms if halved else tf32_terms(row, terms))
     return True
 
 
-def as_operands(row: Variant, array: np.ndarray) -> np.ndarray:
+# The inputs, the result and its size are those of all rows of a direction; a test goes through the same cases for each row.
+
+
+@lru_cache(maxsize=128)
+def conv_inputs(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> tuple[Arrays, Arrays]:
+    """What a row is given, rounded where it may round to halves, and the same in float64."""
+    rng = np.random.default_rng(1)
+    arrays = [rounded(make(rng, shape, dtype), halved) for shape in conv_shapes(direction, spec)[0]]
+    return arrays, [array.astype(np.float64) for array in arrays]
+
+
+@lru_cache(maxsize=128)
+def conv_wanted(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
+    return conv_definition(direction, spec, *conv_inputs(direction, spec, dtype, make, halved)[1])
+
+
+@lru_cache(maxsize=128)
+def conv_magnitude(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
+    """The sums of magnitudes."""
+    wide = conv_inputs(direction, spec, dtype, make, halved)[1]
+    return conv_definition(direction, spec._replace(activation=0), *map(np.abs, wide))
+
+
+def rounded(array: np.ndarray, halved: str) -> np.ndarray:
     """What is left of an array when a row has rounded it to halves, which it may."""
-    return from_halves(halves(array, row.accuracy), row.accuracy) if row.accuracy in HALVES else array
+    return from_halves(halves(array, halved), halved) if halved else array
 
 
-def conv_bound(row: Variant, spec: ConvSpec, terms: int, *wide: np.ndarray) -> tuple[np.ndarray, int]:
-    """Magnitudes and number of terms of the row's stated bound."""
-    plain = spec._replace(activation=0)
-    if row.accuracy == "winograd":
-        definition = getattr(winograd_reference, row.direction.removesuffix("_residual"))
-        magnitude = definition(*wide[:2], plain, magnitude=True)
-        if row.direction.startswith("forward"):
-            magnitude = sum((np.abs(a) for a in wide[3:]), magnitude + np.abs(wide[2])[None, :, None, None])
-        return magnitude, terms + winograd_reference.TERMS
-    if row.accuracy in HALVES:  # tensor cores may cut off where they add
-        return conv_definition(row.direction, plain, *map(np.abs, wide)), 2 * terms
-    return conv_definition(row.direction, plain, *map(np.abs, wide)), tf32_terms(row, terms)
+def winograd_magnitude(direction: str, spec: ConvSpec, *wide: np.ndarray) -> np.ndarray:
+    """The magnitudes of Winograd's stated bound."""
+    definition = getattr(winograd_reference, direction.removesuffix("_residual"))
+    magnitude = definition(*wide[:2], spec._replace(activation=0), magnitude=True)
+    if direction.startswith("forward"):
+        magnitude = sum((np.abs(a) for a in wide[3:]), magnitude + np.abs(wide[2])[None, :, None, None])
+    return magnitude
 
 
 def tf32_terms(row: Variant, terms: int) -> int:
@@ -247,7 +270,8 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
         "input_grad": ([y_shape, w_shape], x_shape, spec.k),
         "weight_grad": ([x_shape, y_shape], w_shape, max(spec.n * spec.pixels, 1)),
     }[row.direction]
-    arrays = [as_operands(row, make(rng, shape, dtype)) for shape in shapes]
+    halved = row.accuracy if row.accuracy in HALVES else ""
+    arrays = [rounded(make(rng, shape, dtype), halved) for shape in shapes]
     out = np.empty(result, dtype)
     if not run("pointwise", row, spec, dtype, *arrays, out=(out,)):
         return False
@@ -257,7 +281,7 @@ def check_pointwise(row: Variant, spec: PointwiseSpec, dtype: str, make=floats, 
     if exact:
         np.testing.assert_array_equal(out, want)
     else:
-        terms = 2 * terms if row.accuracy in HALVES else tf32_terms(row, terms)
+        terms = 2 * terms if halved else tf32_terms(row, terms)
         assert_within(out, want, definition(*map(np.abs, wide), spec._replace(activation=0)), terms)
     return True
 

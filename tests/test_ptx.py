@@ -14,7 +14,7 @@ from convkern.kernels.cuda import compiler, launch
 from convkern.kernels.spec import ConvSpec
 
 from . import ptx
-from .gpu import needs_compiler, parameters
+from .gpu import compiled, needs_compiler, parameters
 from .ptx.program import split_operands
 
 HEAD = """
@@ -199,12 +199,12 @@ def convolve(change: Any = unchanged) -> None:
     y = np.full(SPEC.y_shape, np.nan, "f4")
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
-        text = compiler.ptx(kernel, "sm_80").read_text()
+        text = compiled(kernel, "sm_80").read_text()
         changed = change(text)
         if change is not unchanged:
             assert changed != text
-        compiled = ptx.Program(changed)
-        ptx.run(compiled, blocks, kernel.threads, parameters(compiled, kernel, args), kernel.shared)
+        code = ptx.Program(changed)
+        ptx.run(code, blocks, kernel.threads, parameters(code, kernel, args), kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
     try:
@@ -359,13 +359,13 @@ def convolve_halves(change: Any, target: str, direction: str = "forward", kind: 
     x, w, y = (rng.integers(-4, 5, shape).astype("f4") for shape in shapes)
 
     def launcher(kernel: Any, blocks: int, args: tuple[Any, ...]) -> None:
-        text = compiler.ptx(kernel, target).read_text()
+        text = compiled(kernel, target).read_text()
         if kernel.name.startswith("conv") and change is not unchanged:
             changed = change(text)
             assert changed != text
             text = changed
-        compiled = ptx.Program(text)
-        ptx.run(compiled, blocks, kernel.threads, parameters(compiled, kernel, args), kernel.shared)
+        code = ptx.Program(text)
+        ptx.run(code, blocks, kernel.threads, parameters(code, kernel, args), kernel.shared)
 
     previous, launch.launcher = launch.launcher, launcher
     workspace = np.full(half_products.workspace_bytes(direction, HALF_SPEC, False, kind=kind), 0xFF, np.uint8)

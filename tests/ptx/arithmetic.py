@@ -25,8 +25,11 @@ def _plain(function: Any, count: int) -> Any:
 
     def build(machine: Machine, instruction: Instruction) -> Step:
         kind, result = _kind(instruction), instruction.operands[0]
-        sources = [machine.reader(o, kind) for o in instruction.operands[1 : count + 1]]
-        return lambda mask: machine.write(result, function(*(source() for source in sources)), mask)
+        first, *others = (machine.reader(o, kind) for o in instruction.operands[1 : count + 1])
+        if not others:
+            return lambda mask: machine.write(result, function(first()), mask)
+        (second,) = others
+        return lambda mask: machine.write(result, function(first(), second()), mask)
 
     return build
 

@@ -141,7 +141,7 @@ class Machine:
             same = value.dtype.itemsize == np.dtype(kind).itemsize and np.bool_ not in (kind, value.dtype.type)
             value = value.view(kind) if same else value.astype(kind)
         if mask is None:
-            self.registers[register] = np.broadcast_to(value, (self.lanes.count,))
+            self.registers[register] = self.over_lanes(value)
         else:
             self.registers[register] = np.where(mask, value, self.registers[register])
 
@@ -149,7 +149,7 @@ class Machine:
         return np.arange(self.lanes.count) if mask is None else np.nonzero(mask)[0]
 
     def over_lanes(self, value: Any) -> np.ndarray:
-        return np.broadcast_to(value, (self.lanes.count,))
+        return value if np.shape(value) else np.full(self.lanes.count, value)
 
     def address(self, operand: str) -> Callable[[], np.ndarray]:
         """A function that gives the address of ``[base]`` or ``[base+offset]``."""
@@ -206,7 +206,7 @@ class Machine:
         warps = max(1, int(mask.sum()) // 32)
         while now < end:
             instruction, step = program.code[now], self.steps[now]
-            opcode = instruction.parts[0]
+            kind = instruction.parts[0]
             taken = everyone
             if instruction.guard is not None:
                 taken = mask & (self.registers[instruction.guard] ^ instruction.negated)
@@ -217,13 +217,13 @@ class Machine:
                     continue
                 if taken.all():
                     taken = None
-            self.counts[".".join(instruction.parts)] += warps
-            if opcode in ("bra", "ret"):
-                target = end if opcode == "ret" else program.labels[instruction.operands[0]]
+            self.counts[instruction.opcode] += warps
+            if kind in ("bra", "ret"):
+                target = end if kind == "ret" else program.labels[instruction.operands[0]]
                 self.at[mask] = now + 1
                 self.at[mask if taken is None else taken] = target
                 return
-            if opcode in ("bar", "barrier"):
+            if kind in ("bar", "barrier"):
                 self._arrive(now, mask if taken is None else taken, instruction)
                 return
             self.mask = taken

@@ -18,10 +18,11 @@ KINDS = {
 
 
 class Instruction(NamedTuple):
-    """``@[!]guard opcode operands``; the opcode split at its dots."""
+    """``@[!]guard opcode operands``; the opcode also split at its dots."""
 
     guard: str | None
     negated: bool
+    opcode: str
     parts: tuple[str, ...]
     operands: tuple[str, ...]
     text: str
@@ -65,10 +66,10 @@ class Program:
         guard = re.match(r"@(!?)(%p\d+)\s+", statement)
         rest = statement[guard.end() :] if guard else statement
         opcode, _, operands = rest.partition(" ")
-        opcode, _, more = opcode.partition("\t")
+        opcode, _, more = opcode.strip().partition("\t")
         self.code.append(
             Instruction(
-                guard[2] if guard else None, bool(guard and guard[1]), tuple(opcode.strip().split(".")),
+                guard[2] if guard else None, bool(guard and guard[1]), opcode, tuple(opcode.split(".")),
                 split_operands(more + operands), statement,
             )
         )  # fmt: skip
