@@ -40,6 +40,25 @@ EDGES = [
     conv(1, 200, (2, 5), 250, (1, 1)),
     conv(2, 6, (17, 17), 6, (3, 3), (2, 2), ONE, groups=6),
 ]
+# Every unrolled kernel, strips of 4 rows and what is left of them, several filters a channel, and what loops over its taps.
+DEPTHWISE_EDGES = [
+    EDGES[5],
+    conv(5, 3, (9, 7), 3, (3, 3), padding=ONE, groups=3),
+    conv(2, 3, (8, 12), 6, (3, 3), padding=((2, 0), (0, 3)), groups=3),
+    conv(3, 2, (11, 8), 2, (5, 5), (2, 2), ((2, 1), (3, 0)), groups=2),
+    conv(1, 1, (12, 13), 6, (5, 5), padding=((2, 2), (2, 2))),
+    conv(2, 2, (7, 9), 2, (7, 7), padding=((3, 3), (3, 3)), groups=2),
+    conv(6, 4, (7, 10), 8, (3, 4), (3, 2), ((2, 1), (0, 4)), (2, 1), groups=4),
+    conv(2, 2, (3, 4), 2, (3, 3), (2, 2), ((3, 3), (4, 4)), groups=2),
+]
+LONG_DEPTHWISE = conv(
+    7, 3, (23, 29), 3, (3, 3), padding=ONE, groups=3
+)  # enough pixels for parts of the weight gradient
+
+
+def edges(row: Variant) -> list[ConvSpec]:
+    """The shapes that a row has to take."""
+    return DEPTHWISE_EDGES if row.name == "depthwise" else EDGES
 
 
 def both_targets(operation: str) -> list[Any]:
@@ -57,26 +76,29 @@ def both_targets(operation: str) -> list[Any]:
 @pytest.mark.parametrize(("row", "target"), both_targets("conv"))
 def test_conv_rows_at_tile_edges(row, target):
     with interpreted(target):
-        for spec in EDGES:
+        for spec in edges(row):
             if row.direction.startswith("forward"):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
-        assert check_conv(row, EDGES[1], "float32", make=integers, exact=True)
+        assert check_conv(row, edges(row)[1], "float32", make=integers, exact=True)
 
 
 @needs_compiler
 @pytest.mark.full
 @pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_on_the_case_table(row):
+    specs = [case.spec() for case in CONVS]
     with interpreted("sm_80"):
-        assert all(check_conv(row, case.spec(), "float32") for case in CONVS)
+        assert all(
+            check_conv(row, spec, "float32") for spec in specs if row.name != "depthwise" or spec.c == spec.groups
+        )
 
 
 @needs_compiler
 @pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
     """No images; then so many pixels that the gradients' sums are cut into parts."""
-    long = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)
+    long = LONG_DEPTHWISE if row.name == "depthwise" else conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)
     with interpreted("sm_80"):
         for spec in (long._replace(n=0), long):
             assert check_conv(row, spec, "float32", make=integers, exact=True)
@@ -88,7 +110,7 @@ def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
 @needs_compiler
 @pytest.mark.parametrize("row", [r for r in any_target("conv") if r.direction.startswith("forward")], ids=row_id)
 def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(row):
-    spec = EDGES[1]._replace(activation=1)
+    spec = edges(row)[1]._replace(activation=1)
     x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
     x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
     y, residual = np.empty(spec.y_shape, "float32"), np.full(spec.y_shape, -20, "float32")

@@ -173,7 +173,7 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["pointwise", "groups-2"])
+@pytest.mark.parametrize("name", ["pointwise", "groups-2", "depthwise-stride-2"])
 def test_contenders_agree_with_pytorch(name, borrowed):
     """Every row in every precision and layout over the tensors that PyTorch gets, in the interpreter."""
     from convkern.bench.gpu import contenders
@@ -193,7 +193,8 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     names = {(row, precision) for row, precision, _, _ in seen}
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
     extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
-    assert names == wanted | (extra if name == "pointwise" else set())
+    extra = {"pointwise": extra, "depthwise-stride-2": {("depthwise", "float32")}}.get(name, set())
+    assert names == wanted | extra
     assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
 
 

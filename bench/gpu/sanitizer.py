@@ -14,7 +14,8 @@ from .tests import ROOT
 
 # What each tool is given of the primitives and rows: a launch takes it up to a hundred times as long.
 CASES = "conv-forward or conv-weight_grad or (pool and max) or reduce"
-TOOLS = {"memcheck": CASES, "racecheck": "conv-forward", "synccheck": "conv-forward"}
+SHARED = "conv-forward or conv-weight_grad-depthwise"
+TOOLS = {"memcheck": CASES, "racecheck": SHARED, "synccheck": SHARED}
 
 
 def tool() -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import cuda_only, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts, product_parts
+from ..cuda.tiles import channel_parts, depthwise_parts, product_parts
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -40,6 +40,25 @@ def _cuda_partial_sums(problem: Problem) -> int:
     spec = problem.spec
     columns, pixels = spec.c // spec.groups * spec.kernel[0] * spec.kernel[1], spec.n * spec.out[0] * spec.out[1]
     return 4 * spec.k * columns * product_parts(spec.k // spec.groups, columns, pixels, spec.groups)
+
+
+FEW_FILTERS = 8  # as many rows as the lowest tile of the implicit GEMM has
+
+
+def _cuda_depthwise(problem: Problem) -> str:
+    spec = problem.spec
+    if reason := cuda_only(problem):
+        return reason
+    if spec.c != spec.groups:
+        return "takes one input channel a group"
+    few = spec.k <= FEW_FILTERS * spec.c
+    return "" if few else f"leaves more than {FEW_FILTERS} filters a channel to products of matrices"
+
+
+def _cuda_depthwise_sums(problem: Problem) -> int:
+    spec = problem.spec
+    parts = depthwise_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
+    return 4 * parts * spec.k * spec.kernel[0] * spec.kernel[1]
 
 
 def _cuda_channel_sums(problem: Problem) -> int:
@@ -102,6 +121,16 @@ _CPU = (
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
+    # Before those that round: it is as exact as strict asks for, and faster than they are on such layers.
+    *(
+        cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, _cuda_depthwise)
+        for direction, workspace in (
+            ("forward", no_workspace),
+            ("forward_residual", no_workspace),
+            ("input_grad", no_workspace),
+            ("weight_grad", _cuda_depthwise_sums),
+        )
+    ),
     *(
         cuda_row(
             f"warpgroup_{kind}",

@@ -136,3 +136,11 @@ def half_parts(rows: int, columns: int, terms: int, groups: int = 1) -> int:
 def channel_parts(channels: int, terms: int) -> int:
     """Into how many parts the sum of each channel is cut."""
     return max(1, min(BLOCKS // max(channels, 1), terms // (4 * PART)))
+
+
+DEPTHWISE_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 holds
+
+
+def depthwise_parts(filters: int, pixels: int) -> int:
+    """Into how many parts at most each filter's weight gradient is cut, of thousands of pixels each."""
+    return max(1, min(DEPTHWISE_BLOCKS // max(filters, 1), pixels // (8 * PART)))
