@@ -166,7 +166,7 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
     report = stage.Report("rows", tmp_path / "rows.json", 60)
     rows.measure(case, ("float32", "float16"), 0, {}, report)
     assert [text.split(" is off")[0] for text in report.data["failures"]] == [
-        f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
+        f"groups-2 {direction} {row} float32 nchw" for direction in GRADIENTS for row in ("tiled", "direct")
     ]
     for entry in report.data["entries"]:
         assert set(entry["ratios"]) == {"float16 float16 nchw", "float16 float16 channels_last"}
@@ -193,8 +193,8 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     names = {(row, precision) for row, precision, _, _ in seen}
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
     extra = {("pointwise blocked", "float32"), ("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
-    extra = {"pointwise": extra, "depthwise-stride-2": {("depthwise", "float32")}}.get(name, set())
-    assert names == wanted | extra
+    few = {"groups-2": {("tiled", "float32")}, "depthwise-stride-2": {("depthwise", "float32"), ("tiled", "float32")}}
+    assert names == wanted | (extra if name == "pointwise" else few[name])
     assert {layout for row, _, layout, _ in seen if row == "float16"} == set(contenders.LAYOUTS)
 
 

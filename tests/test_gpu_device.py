@@ -26,7 +26,7 @@ from .gpu import TABLES, cuda_rows
 from .simulate import simulate_elementwise
 from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import LONG_DEPTHWISE, ONE, conv, edges
+from .test_cuda_rows import ONE, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -37,15 +37,15 @@ from .test_pool3d import check as check_adaptive
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no GPU to run kernels on: {missing()}")
 
 ROOT = Path(__file__).parents[1]
-LONG = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)  # sums are cut into parts
 PRODUCTS = [(0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3), (2, 72, 80, 130)]
 WIDE_DEPTHWISE = conv(64, 64, (57, 56), 64, (3, 3), padding=ONE, groups=64)  # a thread has several images
 ROWS = [pytest.param(name, row, id=f"{name}-{row_id(row)}") for name in TABLES for row in cuda_rows(name)]
 
 
 def check_conv_row(row) -> bool:
-    long = [LONG_DEPTHWISE, WIDE_DEPTHWISE] if row.name == "depthwise" else [LONG]
-    specs = [*edges(row), *long, long[0]._replace(n=0)]
+    specs = [*edges(row), long(row), long(row)._replace(n=0)]
+    if row.name == "depthwise":
+        specs.append(WIDE_DEPTHWISE)
     if row.name.startswith("warpgroup"):
         specs = [wide(row.direction, spec) for spec in (TF32_EDGES if row.accuracy == "tf32" else WARPGROUP_EDGES)]
     elif row.accuracy in HALVES:

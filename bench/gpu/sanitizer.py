@@ -14,7 +14,7 @@ from .tests import ROOT
 
 # What each tool is given of the primitives and rows: a launch takes it up to a hundred times as long.
 CASES = "conv-forward or conv-weight_grad or (pool and max) or reduce"
-SHARED = "conv-forward or conv-weight_grad-depthwise"
+SHARED = "conv-forward or conv-weight_grad-depthwise or conv-weight_grad-tiled"
 TOOLS = {"memcheck": CASES, "racecheck": SHARED, "synccheck": SHARED}
 
 

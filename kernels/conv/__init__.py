@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cuda import cuda_only, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import channel_parts, depthwise_parts, product_parts
+from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, channel_parts, product_parts, window_parts
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -57,8 +57,33 @@ def _cuda_depthwise(problem: Problem) -> str:
 
 def _cuda_depthwise_sums(problem: Problem) -> int:
     spec = problem.spec
-    parts = depthwise_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
+    parts = window_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
     return 4 * parts * spec.k * spec.kernel[0] * spec.kernel[1]
+
+
+def _cuda_tiled(problem: Problem) -> str:
+    spec = problem.spec
+    if reason := cuda_only(problem):
+        return reason
+    turned = problem.direction == "input_grad"
+    if spec.kernel != (3, 3) or spec.dilation != (1, 1):
+        return "takes kernels of 3x3 without dilation"
+    if spec.stride != (1, 1) and (turned or spec.stride != (2, 2)):
+        return "takes a stride of 1 only" if turned else "takes strides of 1 or 2"
+    inner, outer = spec.c // spec.groups, spec.k // spec.groups
+    if turned:
+        inner, outer = outer, inner
+    most = FEW_RESULTS if problem.direction == "weight_grad" else FEW_CHANNELS
+    if inner > most or outer > FEW_RESULTS:
+        return f"leaves groups of more than {most} channels or {FEW_RESULTS} results to products of matrices"
+    return ""
+
+
+def _cuda_tiled_sums(problem: Problem) -> int:
+    spec = problem.spec
+    inner, outer = spec.c // spec.groups, spec.k // spec.groups
+    parts = window_parts(spec.groups * -(-outer // RESULTS) * inner, spec.n * spec.out[0] * spec.out[1])
+    return 4 * parts * spec.k * inner * spec.kernel[0] * spec.kernel[1]
 
 
 def _cuda_channel_sums(problem: Problem) -> int:
@@ -163,6 +188,10 @@ VARIANTS = (
     cuda_row("tensor", "forward_residual", "conv.cuda_tensor.forward_residual", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "input_grad", "conv.cuda_tensor.input_grad", no_workspace, tf32_only, "tf32"),
     cuda_row("tensor", "weight_grad", "conv.cuda_tensor.weight_grad", _cuda_partial_sums, tf32_only, "tf32"),
+    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
     cuda_row("direct", "forward", "conv.cuda_direct.forward"),
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual"),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad"),

@@ -21,7 +21,7 @@ import numpy as np
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider
 from ..cuda.sums import add_parts
-from ..cuda.tiles import depthwise_parts
+from ..cuda.tiles import window_parts
 from ..spec import ConvSpec, Pair
 from .depthwise_kernels import (
     FORWARD,
@@ -106,7 +106,7 @@ def _weight_work(spec: ConvSpec) -> tuple[CudaKernel, Work, int]:
     kernel, (height, width) = _WEIGHT_GRAD.get(_case(spec), WEIGHT_GRAD), spec.out
     strips = height if kernel is WEIGHT_GRAD else -(-height // ROWS)
     terms = spec.n * strips * width
-    chunk = max(1, -(-terms // depthwise_parts(spec.k, spec.n * height * width)))
+    chunk = max(1, -(-terms // window_parts(spec.k, spec.n * height * width)))
     return kernel, _work(spec, False, terms, chunk, strips), max(1, -(-terms // chunk))
 
 

@@ -78,7 +78,7 @@ def _place(work):
 
 
 @inlined
-def _finish(value, residual, y, at, work):
+def finish(value, residual, y, at, work):
     """Add the residual, go through the ReLU, write."""
     if work.added:
         value += residual[at]
@@ -88,7 +88,7 @@ def _finish(value, residual, y, at, work):
 
 
 @inlined
-def _load_line(line, x, at, h, v, count, work):
+def load_line(line, x, at, h, v, count, work):
     """line[s] = the pixel at row h, column v + s, which lies at x[at + s] unless it is padding."""
     for s in range(count):
         inside = uint32(h) < uint32(work.height) and uint32(v + s) < uint32(work.width)
@@ -108,7 +108,7 @@ def correlation(rows: int, columns: int, step: int) -> CudaKernel:
         @inlined
         def add(x, at, h, v, work, weights, line, acc):
             for a in range(first, last):
-                _load_line(line, x, int64(int32(at + a * work.width)), int32(h + a), v, columns, work)
+                load_line(line, x, int64(int32(at + a * work.width)), int32(h + a), v, columns, work)
                 for j in range(ROWS):
                     if 0 <= a - j * step < rows:
                         for s in range(columns):
@@ -140,7 +140,7 @@ def correlation(rows: int, columns: int, step: int) -> CudaKernel:
                 to = int32(((n * work.results + k) * work.out_height + p) * work.out_width + q)
                 for j in range(ROWS):
                     if int32(p + j) < work.out_height:
-                        _finish(acc[j], residual, y, to, work)
+                        finish(acc[j], residual, y, to, work)
                     to = int32(to + work.out_width)
                 n = int32(n + 1)
 
@@ -207,7 +207,7 @@ def weight_kernel(rows: int, columns: int, step: int) -> CudaKernel:
         @inlined
         def add(x, at, h, v, count, work, given, line, acc):
             for a in range(first, last):
-                _load_line(line, x, int64(int32(at + a * work.width)), int32(h + a), v, columns, work)
+                load_line(line, x, int64(int32(at + a * work.width)), int32(h + a), v, columns, work)
                 for j in range(ROWS):
                     if 0 <= a - j * step < rows and j < count:  # no zero of gy's may meet an infinity
                         for s in range(columns):
@@ -216,7 +216,7 @@ def weight_kernel(rows: int, columns: int, step: int) -> CudaKernel:
         return add
 
     upper, lower = lines(0, reach // 2), lines(reach // 2, reach)
-    tree = _block_sums(taps)
+    tree = block_sums(taps)
 
     def body(x, gy, sums, work):
         partial = cuda.shared.array(room, float32)
@@ -242,33 +242,34 @@ def weight_kernel(rows: int, columns: int, step: int) -> CudaKernel:
             upper(x, at, h, v, count, work, given, line, acc)
             lower(x, at, h, v, count, work, given, line, acc)
             e = int32(e + THREADS)
-        tree(partial, acc, sums, int32(int32(cuda.blockIdx.x) * taps), int32(taps))
+        tree(partial, acc)
+        me = uint32(cuda.threadIdx.x)
+        if me < uint32(taps):
+            sums[int32(int32(cuda.blockIdx.x) * taps + int32(me))] = partial[me * uint32(PITCH)]
 
     return CudaKernel(
         f"conv-depthwise-weight_grad-{rows}x{columns}-step{step}", body, (*("float32",) * 3, Work), THREADS
     )
 
 
-def _block_sums(taps: int) -> Callable:
-    """sums[to + t] = the sum of all threads' acc[t] for t < count, in the order of a tree."""
+def block_sums(count: int) -> Callable:
+    """The inlined function that adds up all threads' acc[t] for t < count in the order of a tree, to partial[t * PITCH]."""
 
     @inlined
-    def tree(partial, acc, sums, to, count):
+    def tree(partial, acc):
         me = uint32(cuda.threadIdx.x)
-        for t in range(taps):
+        for t in range(count):
             partial[uint32(t * PITCH) + me] = acc[t]
         cuda.syncthreads()
         half, bits = uint32(THREADS // 2), uint32(LEVELS - 1)  # half = 2 ** bits
         while half > uint32(0):
             e = me
-            while e < uint32(taps) * half:
+            while e < uint32(count) * half:
                 at = (e >> bits) * uint32(PITCH) + (e & (half - uint32(1)))
                 partial[at] += partial[at + half]
-                e = e + uint32(THREADS)
+                e = uint32(e + uint32(THREADS))
             cuda.syncthreads()
-            half, bits = half >> uint32(1), bits - uint32(1)
-        if me < uint32(count):
-            sums[to + int32(me)] = partial[me * uint32(PITCH)]
+            half, bits = uint32(half >> uint32(1)), uint32(bits - uint32(1))
 
     return tree
 
@@ -304,7 +305,7 @@ def _forward_body(x, w, bias, residual, y, work):
         to = int64(int32(((n * work.results + k) * work.out_height + p) * work.out_width + q))
         for j in range(TOGETHER):
             if int32(n + j) < work.n:
-                _finish(acc[j], residual, y, to, work)
+                finish(acc[j], residual, y, to, work)
             to = to + int64(work.results) * int64(work.out_height * work.out_width)
 
 
@@ -337,7 +338,7 @@ def _input_body(gy, w, gx, work):
             to = to + int64(work.results) * int64(work.out_height * work.out_width)
 
 
-_TREE, _ROOM = _block_sums(TAPS), TAPS * PITCH
+_TREE, _ROOM = block_sums(TAPS), TAPS * PITCH
 
 
 def _weight_body(x, gy, sums, work):
@@ -371,7 +372,10 @@ def _weight_body(x, gy, sums, work):
             inside = uint32(h) < uint32(work.height) and uint32(v) < uint32(work.width)
             acc[t] += given * (x[int32(plane_at + h * work.width + v)] if inside else float32(0))
         e = int32(e + THREADS)
-    _TREE(partial, acc, sums, int32(plane * taps + first), int32(min(taps - first, TAPS)))
+    _TREE(partial, acc)
+    me = uint32(cuda.threadIdx.x)
+    if me < uint32(min(taps - first, TAPS)):
+        sums[int32(plane * taps + first + int32(me))] = partial[me * uint32(PITCH)]
 
 
 FORWARD = CudaKernel("conv-depthwise-forward", _forward_body, (*("float32",) * 5, Work), THREADS)

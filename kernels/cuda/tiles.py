@@ -138,9 +138,13 @@ def channel_parts(channels: int, terms: int) -> int:
     return max(1, min(BLOCKS // max(channels, 1), terms // (4 * PART)))
 
 
-DEPTHWISE_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 holds
+# Convolution by windows in registers: results of a thread where a group has several, and its channels at most.
+RESULTS = 4
+FEW_RESULTS = 16  # more fill the tiles of an implicit GEMM
+FEW_CHANNELS = 64
+WINDOW_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 holds
 
 
-def depthwise_parts(filters: int, pixels: int) -> int:
-    """Into how many parts at most each filter's weight gradient is cut, of thousands of pixels each."""
-    return max(1, min(DEPTHWISE_BLOCKS // max(filters, 1), pixels // (8 * PART)))
+def window_parts(blocks: int, pixels: int) -> int:
+    """Into how many parts, of thousands of pixels each, the work of so many blocks is cut at most."""
+    return max(1, min(WINDOW_BLOCKS // max(blocks, 1), pixels // (8 * PART)))
