@@ -106,6 +106,21 @@ def test_what_is_no_pixel_of_gy_meets_no_infinity(step):
     assert 0 < np.isinf(want).sum() < 3
 
 
+@needs_compiler
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (3, 2)])
+def test_an_infinity_of_gy_reaches_the_pixels_of_its_window_only(kernel):
+    """With a stride, the columns between have fewer taps; a weight that is not there is no zero to multiply it by."""
+    (row,) = (row for row in ROWS if row.direction == "input_grad")
+    spec = conv(1, 1, (9, 12), 1, kernel, (2, 2), ONE)
+    gy, w = np.ones(spec.y_shape, "f4"), np.ones(spec.w_shape, "f4")
+    gy[0, 0, 2, 3] = np.inf
+    out, want = np.empty(spec.x_shape, "f4"), conv_definition("input_grad", spec, gy.astype("f8"), w.astype("f8"))
+    with interpreted("sm_80"):
+        row.run(gy, w, spec, np.empty(0, "u1"), out)
+    np.testing.assert_array_equal(out, want)
+    assert np.isinf(want).sum() == kernel[0] * kernel[1]
+
+
 def test_the_plan_takes_it_for_depthwise_layers():
     """Of any precision: it is exact, and products of matrices waste most of their work there."""
     few, many = (conv(1, 3, (5, 6), k, (2, 3), groups=3) for k in (24, 27))

@@ -45,7 +45,7 @@ DEPTHWISE_EDGES = [
     EDGES[5],
     conv(5, 3, (9, 7), 3, (3, 3), padding=ONE, groups=3),
     conv(2, 3, (8, 12), 6, (3, 3), padding=((2, 0), (0, 3)), groups=3),
-    conv(3, 2, (11, 8), 2, (5, 5), (2, 2), ((2, 1), (3, 0)), groups=2),
+    conv(3, 2, (8, 11), 2, (5, 5), (2, 2), ((3, 1), (3, 0)), groups=2),  # backward a second strip for one row
     conv(1, 1, (12, 13), 6, (5, 5), padding=((2, 2), (2, 2))),
     conv(2, 2, (7, 9), 2, (7, 7), padding=((3, 3), (3, 3)), groups=2),
     conv(6, 4, (7, 10), 8, (3, 4), (3, 2), ((2, 1), (0, 4)), (2, 1), groups=4),
