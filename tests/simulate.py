@@ -32,6 +32,9 @@ from .test_norm import check_norm
 from .test_pool3d import check as check_pool3d
 
 CONV = ConvSpec(1, 4, 6, 2, (5, 4), (3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), (2, 3), 0)
+DEPTHWISE = CONV._replace(groups=4, k=8)
+FEW = ConvSpec(1, 2, 5, 1, (5, 4), (3, 3), (1, 1), ((1, 1), (0, 1)), (1, 1), (5, 3))
+UNROLLED = ConvSpec(1, 2, 2, 2, (5, 4), (3, 3), (2, 2), ((1, 1), (0, 1)), (1, 1), (3, 2))
 POOL = PoolSpec(1, 2, (5, 6), (3, 2), (2, 1), ((1, 1), (1, 0)), (1, 1), (3, 6))
 ADAPTIVE = AdaptiveSpec(1, 2, (2, 3, 5), (1, 2, 7))
 ENTROPY = EntropySpec(2, 3, 5, -1)
@@ -81,7 +84,8 @@ def main() -> None:
     launch.launcher = simulator_launcher
     with np.errstate(over="ignore"):
         for row in simulated_rows("conv"):
-            assert check_conv(row, CONV._replace(activation=int(row.direction.startswith("forward"))), "float32")
+            for spec in {"depthwise": (DEPTHWISE, UNROLLED), "tiled": (FEW,)}.get(row.name, (CONV,)):
+                assert check_conv(row, spec._replace(activation=int(row.direction.startswith("forward"))), "float32")
             print("conv", row.name, row.direction)
         for row in simulated_rows("pointwise"):
             assert check_pointwise(row, POINTWISE, "float32")

@@ -83,7 +83,7 @@ def test_layouts_and_results_on_the_device(cupy):
 @needs_compiler
 def test_tensor_cores_where_they_are_asked_for(cupy):
     x, w = cupy.array(X), cupy.array(W)
-    for precision, name in (("default", "direct"), ("strict", "direct"), ("tf32", "tensor")):
+    for precision, name in (("default", "tiled"), ("strict", "tiled"), ("tf32", "tensor")):
         with plan.traced() as rows:
             y = ck.conv2d(x, w, **OPTIONS, precision=precision)
         assert [row.name for _, row in rows] == [name]
@@ -103,7 +103,7 @@ def test_halves_where_they_are_asked_for(cupy, kind):
             with ck.amp.autocast("cuda", kind):
                 np.testing.assert_array_equal(cupy.asnumpy(ck.conv2d(given, w, **OPTIONS)), want)
                 ck.conv2d(given, w, **OPTIONS, precision="strict")
-        assert [row.name for _, row in rows] == [kind, kind, "direct"]
+        assert [row.name for _, row in rows] == [kind, kind, "tiled"]
         assert [problem.layout for problem, _ in rows] == [layout, layout, "nchw"]
         assert y.flags.c_contiguous == (layout == "nchw")
         np.testing.assert_array_equal(cupy.asnumpy(y), want)
@@ -144,9 +144,9 @@ def test_a_residual_is_added_by_the_kernel(cupy):
     )
     want = ck.conv2d(X, W, **OPTIONS, residual=GY, activation="relu")
     for a, r, precision, name, layout in (
-        (x, residual, "strict", "direct", "nchw"),
+        (x, residual, "strict", "tiled", "nchw"),
         (x, residual, "tf32", "tensor", "nchw"),
-        (x_last, residual_last, "default", "direct", "nchw"),
+        (x_last, residual_last, "default", "tiled", "nchw"),
         (x, residual, "bfloat16", "bfloat16", "nchw"),
         (x_last, residual_last, "float16", "float16", "channels_last"),
         (x_last, residual, "float16", "float16", "nchw"),

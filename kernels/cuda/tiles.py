@@ -189,3 +189,15 @@ def channel_bytes(problem: Problem) -> int:
     else:
         channels, pixels = spec.c, math.prod(spec.size) if isinstance(spec, PoolSpec) else spec.pixels
     return 4 * channels * channel_parts(channels, spec.n * pixels)
+
+
+# Convolution by windows in registers: results of a thread where a group has several, and its channels at most.
+RESULTS = 4
+FEW_RESULTS = 16  # more fill the tiles of an implicit GEMM
+FEW_CHANNELS = 64
+WINDOW_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 holds
+
+
+def window_parts(blocks: int, pixels: int) -> int:
+    """Into how many parts, of thousands of pixels each, the work of so many blocks is cut at most."""
+    return max(1, min(WINDOW_BLOCKS // max(blocks, 1), pixels // (8 * PART)))

@@ -1,0 +1,98 @@
+"""The weight gradient of convolution by few channels on a GPU in float32, of 3x3 kernels: see :mod:`.cuda_tiled`.
+
+A block has the taps of one channel of x and four of y, and part of the pixels of the batch: a thread adds the products of
+its columns of gy with windows of x in registers, and at last the block adds its threads' sums in the order of a tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from ..cuda.kernel import CudaKernel
+from ..cuda.language import cuda, float32, inlined, int32, int64, uint32
+from ..cuda.sums import add_parts
+from ..cuda.tiles import RESULTS
+from ..spec import ConvSpec
+from .depthwise_kernels import PITCH, ROWS, THREADS, block_sums, load_line
+from .tiled_grid import KERNEL, Grid, make_grid, place
+
+
+def _weight_kernel(step: int) -> CudaKernel:
+    """The kernel (x, gy, sums, grid) of one stride; sums (part, K, C/groups, R, S)."""
+    taps, reach = KERNEL * KERNEL, (ROWS - 1) * step + KERNEL
+    count, columns = RESULTS * taps, RESULTS * ROWS
+    room, tree = count * PITCH, block_sums(count)
+
+    def lines(first: int, last: int) -> Callable:
+        """Some of the window's lines."""
+
+        @inlined
+        def add(x, at, h, v, valid, grid, given, line, acc):
+            for a in range(first, last):
+                load_line(line, x, int64(int32(at + a * grid.width)), int32(h + a), v, KERNEL, grid)
+                for j in range(ROWS):
+                    if 0 <= a - j * step < KERNEL and j < valid:  # no zero of gy's may meet an infinity
+                        for s in range(KERNEL):
+                            for f in range(RESULTS):
+                                acc[f * taps + (a - j * step) * KERNEL + s] += given[f * ROWS + j] * line[s]
+
+        return add
+
+    upper, lower = lines(0, reach // 2), lines(reach // 2, reach)
+
+    def body(x, gy, sums, grid):
+        partial = cuda.shared.array(room, float32)
+        acc, given = cuda.local.array(count, float32), cuda.local.array(columns, float32)
+        line = cuda.local.array(KERNEL, float32)
+        me, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+        c = int32(block % uint32(grid.inner))
+        block = block // uint32(grid.inner)
+        k0 = int32(block % uint32(grid.blocks) * uint32(RESULTS))
+        block = block // uint32(grid.blocks)
+        group, part = int32(block % uint32(grid.groups)), int32(block // uint32(grid.groups))
+        for i in range(count):
+            acc[i] = float32(0)
+        e = int32(part * grid.chunk + int32(me))
+        last = int32(min(part * grid.chunk + grid.chunk, grid.terms))
+        while e < last:
+            n, p, q = place(e, grid)
+            valid = int32(grid.out_height - p)
+            come = int32(((n * grid.groups + group) * grid.outer + k0) * grid.out_height + p)
+            for f in range(RESULTS):
+                for j in range(ROWS):
+                    inside = k0 + f < grid.outer and j < valid
+                    at = int32((come + f * grid.out_height + j) * grid.out_width + q)
+                    given[f * ROWS + j] = gy[at] if inside else float32(0)
+            h, v = int32(p * step - grid.top), int32(q * step - grid.left)
+            at = int32((((n * grid.groups + group) * grid.inner + c) * grid.height + h) * grid.width + v)
+            upper(x, at, h, v, valid, grid, given, line, acc)
+            lower(x, at, h, v, valid, grid, given, line, acc)
+            e = int32(e + THREADS)
+        tree(partial, acc)
+        k = int32(k0 + int32(me // uint32(taps)))
+        if me < uint32(count) and k < grid.outer:
+            to = int32(((part * grid.groups + group) * grid.outer + k) * grid.inner + c)
+            sums[int32(to * taps + int32(me % uint32(taps)))] = partial[me * uint32(PITCH)]
+
+    return CudaKernel(f"conv-tiled-weight_grad-{KERNEL}x{KERNEL}-step{step}", body, (*("float32",) * 3, Grid), THREADS)
+
+
+_WEIGHT_GRAD = {step: _weight_kernel(step) for step in (1, 2)}
+
+
+@lru_cache(maxsize=1024)
+def _grid(spec: ConvSpec) -> Grid:
+    return make_grid(spec, spec.c // spec.groups)
+
+
+def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
+    """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
+    grid = _grid(spec)
+    parts = max(1, -(-grid.terms // grid.chunk))
+    sums = out if parts == 1 else workspace[: 4 * parts * out.size].view(np.float32)
+    _WEIGHT_GRAD[spec.stride[0]](parts * grid.groups * grid.blocks * grid.inner, x, gy, sums, grid)
+    if parts > 1:
+        add_parts(sums, out, parts)
