@@ -136,7 +136,8 @@ def test_mixed_precision_on_the_device_is_that_of_the_cpu(kind, cupy):
         with plan.traced() as rows:
             losses = [mixed_step(model, optimizer, scaler, *there, kind) for _ in range(2)]
         products = {row.name for problem, row in rows if problem.operation == "conv" and row.direction != "bias_grad"}
-        assert (products == {kind}) == (device == "cuda")
+        # The first layer has one channel and six filters: that row is exact, and takes such layers in any precision.
+        assert (products == {kind, "depthwise"}) == (device == "cuda")
         assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}  # master weights
         state = {key: value.copy() for key, value in model.state_dict().items()}
         if kind == "float16":
