@@ -33,9 +33,7 @@ from ..tile_math import add_row_products, add_scaled_rows, add_sums, load_part, 
 from ..variant import Problem
 
 CHUNK_BYTES = 16 * 1024 * 1024
-STRIP = (
-    1024  # weights of a filter that are multiplied before the next filter's: a tile's patches stay in the nearest cache
-)
+STRIP = 1024  # weights of a filter that are multiplied before the next filter's: patches stay in the nearest cache
 TERMS = 64  # outer products that are summed in registers before the next tile's: their rows stay in the nearest cache
 FILTERS = 64  # of a forward job at most
 PIXELS = 4  # whose patches a job copies
@@ -125,25 +123,26 @@ def patch_work(spec: ConvSpec, itemsize: int) -> Work:
 
 
 @helper
-def _inside(left, layout):
-    """Which columns of a kernel at this column of the image meet pixels: the first, and the end."""
+def _window(pixel, layout):
+    """Of a result pixel counted through all images: its image, the row and column where its patch begins, and which of the
+    kernel's columns meet pixels, the first and the end."""
+    results, across = layout.out[0] * layout.out[1], layout.out[1]
+    top = pixel // across % layout.out[0] * layout.stride[0] - layout.padding[0]
+    left = pixel % across * layout.stride[1] - layout.padding[1]
     low, high = 0, layout.kernel[1]
     while low < high and left + low * layout.dilation[1] < 0:
         low += 1
     while high > low and left + (high - 1) * layout.dilation[1] >= layout.size[1]:
         high -= 1
-    return low, high
+    return pixel // results, top, left, low, high
 
 
 @parallel
 def _gather(job, worker, x, layout, first, count, patches):
     # x (N, groups * inner, H, W), patches (groups, room, pitch), flat; a job is PIXELS pixels
-    lanes = lanes_of(x)
-    plane, results = layout.size[0] * layout.size[1], layout.out[0] * layout.out[1]
+    lanes, plane = lanes_of(x), layout.size[0] * layout.size[1]
     for i in range(job * PIXELS, min((job + 1) * PIXELS, count)):
-        n, p, q = (first + i) // results, (first + i) // layout.out[1] % layout.out[0], (first + i) % layout.out[1]
-        top, left = p * layout.stride[0] - layout.padding[0], q * layout.stride[1] - layout.padding[1]
-        low, high = _inside(left, layout)
+        n, top, left, low, high = _window(first + i, layout)
         for group in range(layout.groups):
             at = (group * layout.room + i) * layout.pitch
             source = (n * layout.groups + group) * layout.inner * plane + left
@@ -178,9 +177,7 @@ def _scatter(job, worker, patches, layout, first, count, gx):
         zero_pixels(gx, to, channels * plane)
     # Rejected: rows of taps as masked vectors, which cannot be read again as soon as they are written: 1.4 times the time.
     for pixel in range(max(first, n * results), min(first + count, (n + 1) * results)):
-        p, q = pixel // layout.out[1] % layout.out[0], pixel % layout.out[1]
-        top, left = p * layout.stride[0] - layout.padding[0], q * layout.stride[1] - layout.padding[1]
-        low, high = _inside(left, layout)
+        _, top, left, low, high = _window(pixel, layout)
         at = (group * layout.room + pixel - first) * layout.pitch + c0 * taps
         for c in range(channels):
             for r in range(layout.kernel[0]):

@@ -8,7 +8,7 @@ from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import parts_bytes
 from ..residual import with_residual
-from ..variant import Problem, Variant, cpu_only, never, no_workspace, too_large
+from ..variant import Problem, Variant, cpu_only, no_workspace, too_large
 from . import cpu_blocked, cpu_panels, cpu_patches, cpu_weight
 
 
@@ -40,19 +40,18 @@ def _copied(problem: Problem) -> str:
 
 
 def _row(name: str, direction: str, module: Any) -> Variant:
-    """The row of a module; where patches would be faster than it, it says so."""
-    slower = never if module is cpu_patches else cpu_patches.other_is_slower
-    refuses = cpu_only if module is cpu_patches else module.refuses
-    return Variant(name, direction, "cpu", refuses, getattr(module, direction), module.workspace_bytes, slower=slower)
+    """The row of a module that patches may be faster than."""
+    run, slower = getattr(module, direction), cpu_patches.other_is_slower
+    return Variant(name, direction, "cpu", module.refuses, run, module.workspace_bytes, slower=slower)
 
 
 _CPU = (
     _row("panels", "forward", cpu_panels),
     _row("panels", "input_grad", cpu_panels),
     _row("outer", "weight_grad", cpu_weight),
-    _row("patches", "forward", cpu_patches),
-    _row("patches", "input_grad", cpu_patches),
-    _row("patches", "weight_grad", cpu_patches),
+    Variant("patches", "forward", "cpu", cpu_only, cpu_patches.forward, cpu_patches.workspace_bytes),
+    Variant("patches", "input_grad", "cpu", cpu_only, cpu_patches.input_grad, cpu_patches.workspace_bytes),
+    Variant("patches", "weight_grad", "cpu", cpu_only, cpu_patches.weight_grad, cpu_patches.workspace_bytes),
     Variant("blocked", "forward", "cpu", cpu_only, cpu_blocked.forward, no_workspace, tunables={"PIXELS": 512}),
     Variant("blocked", "input_grad", "cpu", _copied, cpu_blocked.input_grad, _weight_bytes, tunables={"PIXELS": 512}),
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
