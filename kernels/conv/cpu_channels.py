@@ -17,7 +17,8 @@ Source of the blocking: Georganas et al., "Anatomy of high-performance deep lear
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,8 @@ class _Layout(NamedTuple):
     activation: int
 
 
-class _Work(NamedTuple):
+@dataclass(frozen=True)
+class _Work:
     """A problem ready to run."""
 
     layout: _Layout
@@ -107,33 +109,33 @@ class _Work(NamedTuple):
     # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
     places: np.ndarray
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Result channels of a tile."""
         return self.tile.columns * self.lanes
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks of result channels, over all groups."""
         return self.layout.groups * -(-self.layout.outer // self.block)
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Elements of the packed weights."""
         return self.blocks * self.layout.inner * len(self.shifts) * self.block
 
-    @property
+    @cached_property
     def packed(self) -> int:
         """Elements of the packed weights and biases."""
         return self.weights + self.blocks * self.block
 
-    @property
+    @cached_property
     def scratch(self) -> int:
         """Elements for each thread."""
         images = 0 if self.layout.in_place else self.tile.groups * self.layout.image
         return max(images, self.lanes * self.lanes) + SLACK
 
-    @property
+    @cached_property
     def jobs(self) -> int:
         a = self.layout
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
@@ -188,7 +190,7 @@ def _work(
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    tables = (phase_table(copied), classes, tap_ranges(axes), shifts, places)
+    tables = (phase_table(copied, strip), classes, tap_ranges(axes), shifts, places)
     return _Work(layout, strip, tile, lanes, stride[1], *tables)
 
 
@@ -198,7 +200,8 @@ def _forward_work(spec: ConvSpec, itemsize: int) -> _Work:
     work = _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
     # All taps of all channels follow each other in w as in the packed weights: they are packed like one channel's.
     terms = work.layout.inner * len(work.shifts)
-    return work._replace(places=np.stack([np.zeros(terms), np.full(terms, terms), np.arange(terms)]).astype(np.int64))
+    places = np.stack([np.zeros(terms), np.full(terms, terms), np.arange(terms)]).astype(np.int64)
+    return replace(work, places=places)
 
 
 @lru_cache(maxsize=1024)

@@ -165,7 +165,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     )  # fmt: skip
     down, across = (np.arange(count) * step for count, step in zip((rows, spec.out[1]), spec.stride, strict=True))
     places = (np.arange(images)[:, None, None] * image + down[:, None] * strip.pitch + across).reshape(-1)
-    return _Work(layout, strip, tile, lanes, phase_table(axes), shifts, places.astype(np.int64))
+    return _Work(layout, strip, tile, lanes, phase_table(axes, strip), shifts, places.astype(np.int64))
 
 
 @helper

@@ -158,7 +158,7 @@ def _work(
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
     classes = np.pad(classes, ((0, 0), (0, 2)))  # WEIGHTS is 0
     classes[:, INNER] = inner_step
-    return _Work(layout, strip, tile, phase_table(axes), classes, shifts, taps, taps, 0)
+    return _Work(layout, strip, tile, phase_table(axes, strip), classes, shifts, taps, taps, 0)
 
 
 @lru_cache(maxsize=1024)
