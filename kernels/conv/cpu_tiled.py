@@ -58,7 +58,7 @@ from .lattice import (
 STRIP_BYTES = host.l2_bytes() // 2
 # (rows, columns) of the tiles: as many sums as leave registers for the operands.
 TILES = (
-    ((8, 3), (8, 2), (12, 2), (6, 4), (6, 2), (4, 6), (3, 7), (2, 12), (1, 16))
+    ((8, 3), (8, 2), (12, 2), (6, 4), (6, 2), (4, 6), (3, 7), (1, 16))
     if simd.REGISTERS == 32
     else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8))
 )

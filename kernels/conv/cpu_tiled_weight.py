@@ -35,7 +35,7 @@ STRIP_BYTES = 256 * 1024  # of inputs at a time, and about as much of gradients;
 CHANNELS = 32  # block of input and of output channels; twice that for 1x1, where a copy serves fewer products
 RUN = 1024  # pixels that make summing over the lanes cheap
 JOBS = 16  # jobs wanted before the batch is cut into parts
-TILES = ((4, 6), (6, 4), (8, 3), (2, 12), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
+TILES = ((4, 6), (6, 4), (8, 3), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
 
 
 class _Layout(NamedTuple):
