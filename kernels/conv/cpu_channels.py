@@ -142,7 +142,9 @@ class _Work:
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def choose_tile(n: int, outer: int, widths: list[int], terms: int, lanes: int, writing: Callable[[Tile], float]) -> Tile:
+def choose_tile(
+    n: int, outer: int, widths: list[int], terms: int, lanes: int, writing: Callable[[Tile], float]
+) -> Tile:
     """The tile with the fewest cycles; ``writing`` gives those of a tile's results when they are summed."""
 
     def cost(tile: Tile) -> float:
