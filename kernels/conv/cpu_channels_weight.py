@@ -41,6 +41,7 @@ FILTERS = 128  # output channels in a job
 RUN = 256  # pixels that make loading and storing a tile's sums cheap
 JOBS = 16  # jobs wanted; else the batch is cut into parts
 PART = 1600  # results that pay for another part's sums (fewer cost up to 20% on 7x7 planes, Zen 5)
+FEW_JOBS, FEW_RESULTS = 4, 200  # but this many pay where there would be one job: the other threads would idle
 
 
 class Tile(NamedTuple):
@@ -153,7 +154,9 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     room = STRIP_BYTES // ((c_block * strip.planes * strip.plane + pixels * k_block) * itemsize)
     images = max(1, min(spec.n, room, -(-RUN // pixels))) if strips == 1 else 1
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
-    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), spec.n * spec.out[0] * spec.out[1] // PART))
+    results = spec.n * spec.out[0] * spec.out[1]
+    worth = max(results // PART, min(FEW_JOBS, results // FEW_RESULTS) if blocks == 1 else 1)
+    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), worth))
 
     _, tap_shifts, _ = class_tables(axes, strip, s)
     shifts = (np.arange(c_block)[:, None] * strip.planes * strip.plane + tap_shifts[::width]).reshape(-1)
