@@ -41,6 +41,7 @@ from .lattice import (
     dense_axis,
     gradient_axis,
     make_strip,
+    strips_wanted,
     tap_ranges,
 )
 
@@ -150,8 +151,9 @@ def _work(
     row_bytes = lanes * itemsize * (inner * pitch * stride[0] + outer * step[0] * result[1])
     edge = lanes * itemsize * inner * pitch * (axes[0].span + 1 - stride[0])
     rows = max(1, min(rows_of_results, (SCRATCH_BYTES - edge) // row_bytes))
-    strips = -(-rows_of_results // rows)
+    strips = max(-(-rows_of_results // rows), strips_wanted(-(-spec.n // lanes) * spec.groups))
     rows = -(-rows_of_results // strips)
+    strips = -(-rows_of_results // rows)
     height = (rows - 1) * stride[0] + axes[0].span + 1
     strip = make_strip(axes, 1, itemsize, 0)._replace(pitch=pitch, plane=height * pitch)
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])

@@ -52,6 +52,7 @@ from .lattice import (
     make_strip,
     most_taps,
     phase_table,
+    strips_wanted,
 )  # fmt: skip
 
 # A strip takes half of the second-level cache; less costs up to 15% on 3x3 layers (Zen 5, 192 KiB against 512 KiB).
@@ -141,7 +142,7 @@ def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, weights: Pair, inner_step: int,
     activation: int, itemsize: int,
 ) -> _Work:  # fmt: skip
-    strip = make_strip(axes, inner, itemsize, STRIP_BYTES)
+    strip = make_strip(axes, inner, itemsize, STRIP_BYTES, strips_wanted(spec.n * spec.groups))
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     step = (axes[0].step, axes[1].step)
     flat = (strip.results - 1) * strip.pitch + axes[1].results

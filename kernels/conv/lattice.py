@@ -27,6 +27,7 @@ from ..spec import ConvSpec, Pair
 
 # Columns of a class table.
 START_H, START_W, RESULTS_H, RESULTS_W, FIRST_TAP, TAPS, CLASS_FIELDS = range(7)
+FEW_JOBS = 4  # that threads can share well enough
 
 
 class Tap(NamedTuple):
@@ -121,13 +122,14 @@ class Strip(NamedTuple):
         return self.used[0] * self.used[1]
 
 
-def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: int) -> Strip:
-    """The strip of as many rows as ``budget`` bytes hold for ``channels``, cut so that all strips are alike."""
+def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: int, least: int = 1) -> Strip:
+    """The strip of as many rows as ``budget`` bytes hold for ``channels``, cut so that all strips are alike; there are at
+    least so many where there are rows enough."""
     vertical, horizontal = axes
     used = (len(vertical.used), len(horizontal.used))
     pitch = horizontal.results + horizontal.span
     row_bytes = channels * used[0] * used[1] * pitch * itemsize
-    rows = max(1, min(vertical.results, budget // row_bytes - vertical.span))
+    rows = max(1, min(-(-vertical.results // least), budget // row_bytes - vertical.span))
     rows = -(-vertical.results // -(-vertical.results // rows))
     height = rows + vertical.span
     # A phase's last row is written in whole vectors after the next phase's first one: there is room for them.
@@ -136,6 +138,11 @@ def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: in
         (vertical.size, horizontal.size), (vertical.phases, horizontal.phases), used,
         (vertical.first, horizontal.first), height, rows, pitch, height * pitch + beyond,
     )  # fmt: skip
+
+
+def strips_wanted(jobs: int) -> int:
+    """Strips for each of so few jobs that threads could not share them: one, or three between two."""
+    return -(-FEW_JOBS // jobs) if jobs in (1, 3) else 1
 
 
 def most_taps(axes: tuple[Axis, Axis]) -> int:
