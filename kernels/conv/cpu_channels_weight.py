@@ -160,7 +160,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     worth = results // PART
     if blocks == 1:  # the other threads would idle
         worth = max(worth, min(2, results // 64), min(FEW_JOBS, results // FEW_RESULTS))
-        images = min(images, -(-spec.n // max(1, worth)))
+        images = max(1, min(images, -(-spec.n // max(1, worth))))
     parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), worth))
 
     _, tap_shifts, _ = class_tables(axes, strip, s)
