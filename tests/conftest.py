@@ -26,6 +26,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Tests have room for their frames; they are called as always, by pytest's own hook, which follows."""
+    from convkern.kernels.frames import with_room
+
+    pyfuncitem.obj = with_room(pyfuncitem.obj)
+
+
 @pytest.fixture
 def threads():
     """Set the number of kernel threads; restored afterwards."""
