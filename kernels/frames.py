@@ -21,9 +21,8 @@ def with_room(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
     whose size is the next power of two, so here nearly half a MiB is left to the calls below it.
     """
 
-    @wraps(function)
     def roomy(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         return function(*args, **kwargs)
 
     roomy.__code__ = roomy.__code__.replace(co_stacksize=SLOTS)
-    return roomy
+    return wraps(function)(roomy)
