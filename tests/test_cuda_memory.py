@@ -28,15 +28,6 @@ def cupy():
 
 
 @pytest.fixture
-def quick_collections():
-    """What is there already is not searched at every collection."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
 def memory(cupy, monkeypatch):
     """The device's memory, whose allocations a test lets fail. Kernels do not run: what they compute is not looked at."""
     monkeypatch.setattr(launch, "launcher", lambda kernel, blocks, args: None)
@@ -76,7 +67,7 @@ def assert_same(got: Any, want: Any) -> None:
 @needs_compiler
 @pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_allocation_of_a_step_may_fail(name, first, cupy, memory, quick_collections):
+def test_every_allocation_of_a_step_may_fail(name, first, cupy, memory):
     """Forward, backward and optimizer; the error has the bytes, parameters and state are as before, nothing is kept."""
     model = network().to("cuda")
     optimizer = OPTIMIZERS[name](model.parameters())

@@ -105,15 +105,17 @@ def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: boo
     elif row.accuracy == "winograd":
         assert_within(out, want, winograd_magnitude(row.direction, spec, *wide), terms + winograd_reference.TERMS)
     else:  # tensor cores may cut off halves where they add
-        magnitude = conv_magnitude(row.direction, spec, dtype, make, halved)
+        magnitude = conv_magnitude(row.direction, spec._replace(activation=0), dtype, make, halved)
         assert_within(out, want, magnitude, 2 * terms if halved else tf32_terms(row, terms))
     return True
 
 
-# The inputs, the result and its size are those of all rows of a direction; a test goes through the same cases for each row.
+# The inputs, the result and its size are those of all rows of a direction; a test goes through the same cases for each row,
+# and the rows of all directions and dtypes come before another row of the same direction.
+CASES = 20 * len(CONVS)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_inputs(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> tuple[Arrays, Arrays]:
     """What a row is given, rounded where it may round to halves, and the same in float64."""
     rng = np.random.default_rng(1)
@@ -121,16 +123,15 @@ def conv_inputs(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: s
     return arrays, [array.astype(np.float64) for array in arrays]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_wanted(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
     return conv_definition(direction, spec, *conv_inputs(direction, spec, dtype, make, halved)[1])
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_magnitude(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
-    """The sums of magnitudes."""
-    wide = conv_inputs(direction, spec, dtype, make, halved)[1]
-    return conv_definition(direction, spec._replace(activation=0), *map(np.abs, wide))
+    """The sums of magnitudes, of a convolution without activation."""
+    return conv_definition(direction, spec, *map(np.abs, conv_inputs(direction, spec, dtype, make, halved)[1]))
 
 
 def rounded(array: np.ndarray, halved: str) -> np.ndarray:
