@@ -172,7 +172,11 @@ class ndarray:
         return ndarray(np.asarray(host), (self if self.base is None else self.base) if shares else None)
 
     def reshape(self, *shape: Any) -> ndarray:
-        return self._viewed(self.host.reshape(*shape))
+        host: Any = self.host
+        found = host.reshape(*shape)
+        if np.may_share_memory(found, host):
+            return self._viewed(found)
+        return _computed(self, lambda: host.reshape(*shape))  # a copy
 
     def transpose(self, *axes: Any) -> ndarray:
         return self._viewed(self.host.transpose(*axes))

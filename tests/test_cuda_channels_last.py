@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import convkern as ck
-from convkern import nn, ops, plan
+from convkern import capture, nn, ops, plan
 from convkern.kernels.cuda import launch
 from convkern.models.resnet import BasicBlock
 from convkern.ops import norm
@@ -192,6 +193,47 @@ def test_a_conversion_would_show(cupy, monkeypatch):
     monkeypatch.setattr(norm, "_last", lambda x: False)
     seen, _ = of_a_step("resnet", "bfloat16", cupy, monkeypatch)
     assert len(seen.copied) > 2 * 8
+
+
+def test_a_captured_step_is_the_eager_one_and_converts_as_little(cupy, monkeypatch):
+    """The batch's layout is that of the graph's inputs, into which other batches are copied."""
+    case, rng = CASES["vgg"], np.random.default_rng(9)
+    batches = [
+        (last(cupy.array(rng.standard_normal(case.shape).astype("f4"))), cupy.array(rng.integers(0, 5, 2)))
+        for _ in range(2)
+    ]
+
+    def forward(model: nn.Module, x: Any, labels: Any) -> Any:
+        with ck.amp.autocast("cuda", "bfloat16"):
+            return nn.functional.cross_entropy(model(x), labels)
+
+    def trained(captured: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+        model, losses = case.make().to("cuda"), []
+        optimizer, replay = ck.optim.SGD(model.parameters(), lr=0.1), None
+        with capture.own_stream():
+            for x, labels in (batches[0], *batches):
+                if captured and losses:
+                    replay = replay or capture.CapturedStep(model, partial(forward, model), optimizer, x, labels)
+                    losses.append(replay.forward(x, labels).item())
+                    replay.backward()
+                    replay.update()
+                else:
+                    optimizer.zero_grad()
+                    loss = forward(model, x, labels)
+                    losses.append(loss.item())
+                    loss.backward()
+                    optimizer.step()
+        return losses, model.state_dict()
+
+    with conversions(monkeypatch) as eager:
+        want, wanted = trained(False)
+    with conversions(monkeypatch) as seen:
+        losses, state = trained(True)
+    assert losses == want
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+    assert eager.copied == [*case.allowed] * 3
+    assert seen.copied == [*case.allowed] * 2  # an eager step and the captured one
 
 
 # --- operations
