@@ -223,7 +223,7 @@ def fits_channels_last(x: np.ndarray) -> bool:
 
 
 def leans_channels_last(x: np.ndarray) -> bool:
-    """True for channels-last (N, C, H, W), and for parts of such: neighbouring channels lie side by side."""
+    """True for channels-last (N, C, H, W), and for slices of such: neighbouring channels lie side by side."""
     return not x.flags.c_contiguous and x.ndim == 4 and x.shape[1] > 1 and x.strides[1] == x.dtype.itemsize
 
 

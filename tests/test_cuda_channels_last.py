@@ -256,6 +256,12 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "concatenate": lambda x, o, c: ops.concatenate([x, o], 1) * ops.concatenate([o, x], -3),
     "concatenate images": lambda x, o, c: ops.concatenate([x, o * 2], 0),
     "index": lambda x, o, c: ops.concatenate([x[:, :, ::2, ::2], o[:, :, 1::2, :4]], 1),
+    "slices": lambda x, o, c: ops.concatenate(
+        [
+            ck.max_pool2d(x[:, 1:3], 2), ops.relu(o[:, 1:, ::2, :6:2])[:, :2],
+            ops.batch_norm(x[:, :2, ::2, 1:4], None, None, training=True),
+        ], 0
+    ),
     "where": lambda x, o, c: ops.where(o.data > 0, x, o), "clamp": lambda x, o, c: ops.clamp(x, -1, 2) + ops.relu6(o),
     "activations": lambda x, o, c: ops.elu(x) + ops.gelu(o) + ops.hardswish(x) + ops.logsigmoid(o) + ops.leaky_relu(x),
     "gelu": lambda x, o, c: ops.gelu(x, "tanh") + ops.prelu(o, c), "powers": lambda x, o, c: (x * x + 1).sqrt() + o**2,
@@ -285,6 +291,31 @@ def test_results_and_gradients_lie_as_x_does(name, mixed, cupy):
     y, gx = got[:2]
     assert ck.device.is_channels_last(y)
     assert ck.device.is_channels_last(gx) or mixed
+
+
+SECOND = (
+    "relu", "sigmoid", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "concatenate", "batch_norm",
+    "batch_norm with a residual", "broadcast", "index", "activations", "slices", "local_response_norm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_are_those_of_nchw(name, cupy):
+    def run(lay: Callable[..., Any]) -> list[np.ndarray]:
+        leaves = [
+            ck.Tensor(a, requires_grad=True)
+            for a in (lay(cupy.array(X)), lay(cupy.array(OTHER)), cupy.array(SMALL + 6))
+        ]
+        y = OPERATIONS[name](*leaves)
+        (y * y * y).sum().backward(create_graph=True)
+        first = [t.grad for t in leaves if t.grad is not None]
+        for t in leaves:
+            t.grad = None
+        sum((g * g).sum() for g in first).backward()
+        return [v.data.get() for v in (*first, *(t.grad for t in leaves if t.grad is not None))]
+
+    for ours, theirs in zip(run(last), run(lambda a: a), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_indices_lie_as_x_does_and_mean_the_same(cupy):

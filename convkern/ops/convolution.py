@@ -149,18 +149,21 @@ def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec:
 def image_arrays(problem: Problem, out: Any, *arrays: np.ndarray, last: bool = False) -> tuple[Any, ...]:
     """The problem, and its images as a row takes them: channels-last where all are and a row wants them so, or NCHW.
 
-    Images of one pixel or channel are both; with ``last``, or beside one that is not, they are channels-last. With the
-    caller's ``out`` it is NCHW, which is then copied there.
+    Slices of channels-last images count as such. Images of one pixel or channel are both; with ``last``, or beside one that
+    is not, they are channels-last. With the caller's ``out`` it is NCHW, which is then copied there.
     """
     if out is None and problem.device == "cuda" and _lie_last(arrays, last):
         lying = problem._replace(layout="channels_last")
         if any(not refusal(row, lying) for row in rows(problem.operation, problem.direction, "cuda")):
-            return lying, *arrays
+            return lying, *(device.laid_out(array, True) for array in arrays)
     return problem, *map(kernel_array, arrays)
 
 
 def _lie_last(arrays: tuple[np.ndarray, ...], last: bool) -> bool:
-    return (last or any(map(device.is_channels_last, arrays))) and all(map(device.fits_channels_last, arrays))
+    leaning = [device.leans_channels_last(array) for array in arrays]
+    return (last or any(leaning)) and all(
+        leans or device.fits_channels_last(array) for leans, array in zip(leaning, arrays, strict=True)
+    )
 
 
 def image_result(problem: Problem, shape: tuple[int, ...], out: Any, dtype: np.dtype, parents: tuple[Any, ...]) -> Any:
@@ -314,7 +317,7 @@ def bias_grad(gy: Any, axes: int = 2) -> Any:
     (ga,) = arg.float_arrays("bias_grad", gy=gy)
     gy_shape = ga.shape
     n, k, *size = batched(gy_shape, "bias_grad", "gy", axes)
-    if device.is_cupy(ga) and device.is_channels_last(ga):  # every pixel as an image of its own
+    if device.is_cupy(ga) and device.leans_channels_last(ga):  # every pixel as an image of its own
         n, size, ga = n * math.prod(size), [1, 1], device.to_last(ga).reshape(-1, k, 1, 1)
     plane = (math.prod(size[:-1]), size[-1])
     spec = ConvSpec(n, 1, k, 1, plane, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), plane)

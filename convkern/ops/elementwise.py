@@ -19,7 +19,7 @@ from .arguments import new_array
 
 def elementwise(direction: str, *arrays: np.ndarray) -> np.ndarray:
     """Run an elementwise row over arrays of one shape and one floating dtype; the result lies in memory as the last does."""
-    if device.is_channels_last(arrays[-1]):
+    if device.is_channels_last(arrays[-1]) or (device.is_cupy(arrays[-1]) and device.leans_channels_last(arrays[-1])):
         return device.from_last(elementwise(direction, *map(device.to_last, arrays)))
     out = new_array(arrays[0].shape, arrays[0].dtype.newbyteorder("="), arrays[0])
     problem = Problem(
@@ -35,7 +35,7 @@ def in_memory_order(compute: Callable[..., Any], *operands: Any) -> Any:
     CuPy gives C-contiguous results whatever the operands are. So where one is channels-last, all of them go in turned, and
     the results come out channels-last.
     """
-    last = any(device.is_cupy(a) and device.is_channels_last(a) for a in operands)
+    last = any(device.is_cupy(a) and device.leans_channels_last(a) for a in operands)
     if not last or any(isinstance(a, Tensor) or getattr(a, "ndim", 0) > 4 for a in operands):
         return compute(*operands)
     result = compute(*map(_turned, operands))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import dtype_name, is_channels_last, is_cupy, kernel_array, like_format, of, to_last
+from ..device import dtype_name, is_cupy, kernel_array, leans_channels_last, like_format, of, to_last
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
@@ -160,7 +160,7 @@ def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> P
 
 def _last(x: np.ndarray) -> bool:
     """Whether kernels get every pixel as an image of its own, whose channels then lie side by side: (N·L, C, 1)."""
-    return is_cupy(x) and is_channels_last(x)
+    return is_cupy(x) and leans_channels_last(x)
 
 
 def _rows(x: np.ndarray, spec: NormSpec, last: bool) -> np.ndarray:
