@@ -1,4 +1,5 @@
-"""Noise in training: dropout and Gaussian noise. The draws are those of :func:`convkern.random.noise`."""
+"""Noise in training: dropout and Gaussian noise. The draws are those of :func:`convkern.random.noise`; on a GPU they go over
+channels-last images in the order of memory."""
 
 from __future__ import annotations
 
