@@ -197,11 +197,8 @@ def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
         lead = (slice(None),) * axis
         starts = [0, *ends[:-1]]
-        parts = [
+        return [
             getitem(gy, (*lead, slice(a, b))) if need else None for a, b, need in zip(starts, ends, needs, strict=True)
         ]
-        if last and device.is_cupy(gy):  # whoever takes a part would lay it out, each for itself
-            return [None if part is None else device.laid_out(part, True) for part in parts]
-        return parts
 
     return record("concatenate", y, tuple(tensors), vjp)
