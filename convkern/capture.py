@@ -59,6 +59,13 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (device.is_cupy(a) and device.is_cupy(b) and a.data.ptr == b.data.ptr)
 
 
+def _room(array: Any) -> Any:
+    """A new array of this one's shape, dtype and layout."""
+    if device.is_channels_last(array):
+        return device.from_last(_room(device.to_last(array)))
+    return device.empty(array.shape, array.dtype)
+
+
 class CapturedStep:
     """A training step over batches of one shape, in three graphs: the forward pass, the backward pass and the update.
 
@@ -72,7 +79,7 @@ class CapturedStep:
     optimizer : convkern.optim.Optimizer
         Of the model's parameters; it has made a step, which made its state.
     images, labels : cupy.ndarray
-        A batch, for its shapes and dtypes alone.
+        A batch, for its shapes, dtypes and layout alone.
     scaler : convkern.amp.GradScaler, optional
         Scales the loss that ``forward`` gives; ``forward`` itself does not.
 
@@ -102,7 +109,7 @@ class CapturedStep:
         self._stream, self._pool = cupy.cuda.get_current_stream(), cupy.cuda.MemoryPool()
         self._draws: list[random.Draw] = []
         with cupy.cuda.using_allocator(self._pool.malloc):
-            self._inputs = [cupy.empty(array.shape, array.dtype) for array in (images, labels)]
+            self._inputs = [_room(array) for array in (images, labels)]
             self._scale, self._inverse = (cupy.ones((), "float32") for _ in range(2))
         counters = [(b, b.copy()) for b in model.buffers() if device.of(b) == "cpu"]  # such as batches met so far
         optimizer.zero_grad()

@@ -28,7 +28,7 @@ from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import ONE, conv, edges, long
+from .test_cuda_rows import LAST_POOLS, ONE, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -109,7 +109,8 @@ def check_pointwise_row(row) -> bool:
 
 def check_pool_row(row) -> bool:
     specs = cuda_pool_specs(row)
-    return all(check_pool(row, spec, "float32") for spec in (specs[::6] if SMALL else specs))
+    specs = specs[::6] if SMALL else specs + LAST_POOLS[:2]
+    return all(check_pool(row, spec, "float32", layout) for spec in specs for layout in ("nchw", "channels_last"))
 
 
 def check_elementwise_row(row) -> bool:
@@ -119,16 +120,17 @@ def check_elementwise_row(row) -> bool:
 
 def check_norm_row(row) -> bool:
     specs = [NormSpec(*shape, a, r) for shape in NORMS for a, r in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    return all(check_norm(row, spec, "float32", make=integers) for spec in few(specs, 7, 16, 19))
+    return all(check_norm(row, spec, "float32", make=integers) for spec in few(specs, 7, 16, 19, 34, 35))
 
 
 def check_adaptive_row(row) -> bool:
     return all(
         check_adaptive(
             "adaptive", adaptive_reference, row, spec, "float32",
-            math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True)),
+            math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True)), layout,
         )
         for spec in few(ADAPTIVE.values(), 1, 4)
+        for layout in ("nchw", "channels_last")
     )  # fmt: skip
 
 
@@ -138,9 +140,8 @@ def check_entropy_row(row) -> bool:
 
 
 def check_reduce_row(row) -> bool:
-    return all(
-        check_sum(row, ChannelSpec(*shape)) for shape in few(((0, 2, 3), (1, 1, 1), (1, 7, 300), (6, 3, 700)), 3)
-    )
+    shapes = ((0, 2, 3), (1, 1, 1), (1, 7, 300), (6, 3, 700), (211, 34, 1))
+    return all(check_sum(row, ChannelSpec(*shape)) for shape in few(shapes, 3, 4))
 
 
 CHECKS = {

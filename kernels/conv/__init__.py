@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cuda import cuda_only, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import cuda_only, either_layout, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, channel_bytes, parts_bytes, window_parts
 from ..residual import with_residual
@@ -72,6 +72,13 @@ def _cuda_tiled(problem: Problem) -> str:
     if inner > most or outer > FEW_RESULTS:
         return f"leaves groups of more than {most} channels or {FEW_RESULTS} results to products of matrices"
     return ""
+
+
+def _cuda_direct(problem: Problem) -> str:
+    spec = problem.spec
+    if spec.groups > 1 and min(spec.c, spec.k) < FEW_FILTERS * spec.groups:  # are cheaper turned to NCHW and back
+        return cuda_only(problem)
+    return either_layout(problem)
 
 
 def _cuda_tiled_sums(problem: Problem) -> int:
@@ -175,9 +182,9 @@ VARIANTS = (
     cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
     cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
     cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes, _cuda_direct),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes, _cuda_direct),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes, _cuda_direct),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes, _cuda_direct),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

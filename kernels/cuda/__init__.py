@@ -43,9 +43,14 @@ def cuda_only(problem: Problem) -> str:
     return "takes arrays of fewer than 2**31 elements" if max(sizes) > LARGEST else ""
 
 
+def either_layout(problem: Problem) -> str:
+    """As :func:`cuda_only`, for rows that take channels-last too."""
+    return cuda_only(problem._replace(layout="nchw"))
+
+
 def tf32_only(problem: Problem) -> str:
     """The refusal shared by the rows that round to TF32, which has to be asked for; they take both layouts."""
-    reason = cuda_only(problem._replace(layout="nchw"))
+    reason = either_layout(problem)
     if not reason and problem.precision != "tf32":
         reason = "rounds to TF32, which only precision='tf32' allows"
     return reason or _too_large(problem.spec) or _too_old(80)
