@@ -18,7 +18,7 @@ import numpy as np
 
 from convkern.kernels.cuda import launch
 
-from . import fake_device
+from . import fake_cublas, fake_device
 from .fake_device import MemoryPool, OutOfMemoryError, Stream, synchronous, using_allocator
 from .gpu import interpreted
 
@@ -368,6 +368,7 @@ def module() -> Any:
     made.cuda = SimpleNamespace(
         runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
         MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
+        cublas=SimpleNamespace(gemmEx=fake_cublas.gemmEx), get_cublas_handle=lambda: fake_cublas.HANDLE,
         Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
     )  # fmt: skip
     made.get_default_memory_pool = lambda: fake_device.memory

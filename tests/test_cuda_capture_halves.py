@@ -30,7 +30,7 @@ class HalfRun:
     def __init__(self, cupy) -> None:
         self.cupy, self.model = cupy, layer().to("cuda")
         self.optimizer = optim.Adam(self.model.parameters(), lr=0.01)
-        self.scaler = amp.GradScaler("cuda", init_scale=2.0**15, growth_interval=1)
+        self.scaler = amp.GradScaler("cuda", init_scale=2.0**16, growth_interval=1)
         self.captured: capture.CapturedStep | None = None
         self.found: list[object] = []
 
@@ -77,7 +77,7 @@ def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do(cupy, mo
     made = want.found[2::7]  # Adam's count of the steps that were made
     assert made[0] == 1
     assert [b - a for a, b in itertools.pairwise(made)].count(0) == 3
-    honest, frozen = amp.GradScaler.stepped, (np.float32(2.0**15), np.float32(2.0**-15))
+    honest, frozen = amp.GradScaler.stepped, (np.float32(2.0**16), np.float32(2.0**-16))
     for name, broken in (
         ("numbers", lambda scaler: frozen),
         ("stepped", lambda scaler, optimizer, overflowed: honest(scaler, optimizer, False)),
