@@ -267,7 +267,12 @@ class GradScaler:
             raise RuntimeError("step() has already been called since the last update()")
         if id(optimizer) not in self._found:
             self.unscale_(optimizer)
-        self._stepped.add(id(optimizer))
+        result = self._step(optimizer, **kwargs)
+        self._stepped.add(id(optimizer))  # not where memory ran out: such a step may be tried again
+        return result
+
+    def _step(self, optimizer: Any, **kwargs: Any) -> Any:
+        """The step or none, by what was found."""
         found = self._found[id(optimizer)]
         if is_cupy(found):
             may_skip = getattr(optimizer, "may_skip", None)

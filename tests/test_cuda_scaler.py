@@ -337,8 +337,25 @@ def test_memory_that_runs_out_leaves_everything_as_it_was(cupy):
         for position, values in run.optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 np.testing.assert_array_equal(before[1][position][key], value)
-        run.scaler._found.clear()
-        run.scaler._stepped.clear()
+        assert not run.scaler._stepped
+        run.scaler._found.clear()  # the gradients above are new ones
     else:
         pytest.fail("a step has no end")
     assert number > 4
+
+
+def test_gradients_are_all_divided_or_none(cupy):
+    """A scaler that failed half way does not divide some gradients twice."""
+    parameters = [nn.Parameter(cupy.ones(2, "f4")) for _ in range(3)]
+    optimizer, scaler = optim.SGD(parameters, lr=0.5), amp.GradScaler("cuda", init_scale=4.0)
+    for p in parameters:
+        p.grad = ck.Tensor(cupy.ones(2, "f4"))
+    for count in (4, 1, 0):  # the scale and two gradients, then one, then none
+        last = memory.taken + count
+        memory.fails = lambda number: number >= last  # noqa: B023
+        with pytest.raises(ck.device.OutOfDeviceMemory):
+            scaler.step(optimizer)
+        assert [p.grad.data.get().tolist() for p in parameters] == [[1.0, 1.0]] * 3
+    memory.fails = lambda number: False
+    scaler.unscale_(optimizer)
+    assert [p.grad.data.get().tolist() for p in parameters] == [[0.25, 0.25]] * 3
