@@ -86,6 +86,8 @@ class Explanation(list[Step]):
                 verdict += f"; {row.accuracy}" + (
                     ", its speed counts the definition's arithmetic" if step.times else ""
                 )
+            if not reason and (told := row.expects(step.problem)):
+                verdict += f"; {told}"
             lines.append(f"  {row.name:<12}{_work(step, row)}{_speed(step, row.name, calibration)}{verdict}")
         return lines
 

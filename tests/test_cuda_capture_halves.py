@@ -75,6 +75,7 @@ def trained_in_halves(cupy, captured: bool) -> HalfRun:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do(cupy, monkeypatch):
     """Losses, scale, parameters and optimizer state; three of the captured steps overflow and three do not."""
     want, run = trained_in_halves(cupy, False), trained_in_halves(cupy, True)
@@ -116,6 +117,7 @@ def test_a_scaler_is_updated_after_every_captured_step(cupy):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_the_host_reads_nothing_back(cupy, monkeypatch):
     """Neither in a captured step and the update of the scale, nor in eager ones; overflows among them."""
 

@@ -207,6 +207,7 @@ def test_second_derivatives_are_of_halves_too(cupy):
 
 
 @pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_our_own_products_of_halves(kind, cupy):
     """What a captured step takes, since CuPy lets nobody record cuBLAS: rows of halves, plain and transposed operands."""
     rng = np.random.default_rng(4)

@@ -264,6 +264,7 @@ def test_cublas_multiplies_halves(kind):
     check_exact_products(cupy, kind)
 
 
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do():
     """Losses, scale, parameters and optimizer state of seven steps, three of which overflow, bit for bit."""
     import cupy

@@ -136,6 +136,8 @@ _CPU = (
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
 )
 
+_READ_NCHW = (("tiled", _cuda_tiled), ("direct", cuda_only))
+
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
@@ -157,27 +159,28 @@ VARIANTS = (
             _cuda_halves,
             warpgroup_only(kind),
             kind,
+            _READ_NCHW,
         )
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind, _READ_NCHW)
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32", _READ_NCHW)
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
+    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled, rivals=()),
+    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled, rivals=()),
+    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled, rivals=()),
+    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled, rivals=()),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes, rivals=()),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes, rivals=()),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes, rivals=()),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes, rivals=()),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

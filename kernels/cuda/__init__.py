@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ..variant import Problem, Variant, no_workspace
+from ..variant import Problem, Variant, never, no_workspace, untold
+from . import costs
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
@@ -128,8 +130,13 @@ def row(
     workspace: Callable[[Problem], int] = no_workspace,
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
+    rivals: costs.Rivals | None = None,
 ) -> Variant:
-    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then."""
+    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then.
+
+    Of products that may take NCHW images or have them laid out, ``rivals`` names the rows that read them as they are; none
+    for these rows themselves.
+    """
     module, _, attribute = function.rpartition(".")
 
     def run(*args: Any) -> None:
@@ -137,4 +144,6 @@ def row(
 
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy)
+    slower = partial(costs.slower, name, rivals) if rivals else never
+    expects = untold if rivals is None else partial(costs.told, name)
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower, expects=expects)
