@@ -38,11 +38,6 @@ def never(problem: Problem) -> str:
     return ""
 
 
-def untold(problem: Problem) -> str:
-    """Nothing is known of what a row takes."""
-    return ""
-
-
 def as_defined(problem: Problem) -> int | None:
     """The definition's arithmetic."""
     return problem.operations
@@ -71,9 +66,6 @@ class Variant(NamedTuple):
         there is none. Such a row is taken only where it was measured to be the fastest.
     operations : callable
         ``operations(problem)`` counts the row's own arithmetic, a multiply-add as two; None where nothing is worth counting.
-    expects : callable
-        ``expects(problem)`` tells in words what the row is expected to take for a problem that it takes; "" where nothing is
-        known.
     """
 
     name: str
@@ -86,7 +78,6 @@ class Variant(NamedTuple):
     tunables: Mapping[str, Any] = MappingProxyType({})
     slower: Callable[[Problem], str] = never
     operations: Callable[[Problem], int | None] = as_defined
-    expects: Callable[[Problem], str] = untold
 
 
 def no_workspace(problem: Problem) -> int:

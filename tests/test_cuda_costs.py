@@ -9,7 +9,7 @@ from convkern.kernels import conv as conv_table
 from convkern.kernels import pointwise
 from convkern.kernels.cuda import costs, launch
 from convkern.kernels.spec import PointwiseSpec
-from convkern.kernels.variant import Problem
+from convkern.kernels.variant import Problem, never
 
 from .test_cuda_rows import ONE, conv
 
@@ -64,7 +64,7 @@ def test_what_only_tensor_cores_take_is_not_weighed(direction):
     empty = problem_of(TINY._replace(n=0), direction, "float16")
     for row in plan.rows("conv", direction, "cuda"):
         assert plan.refusal(row, empty) or not row.slower(empty)
-        assert plan.refusal(row, empty) or not row.expects(empty)
+        assert plan.refusal(row, empty) or not costs.told(row.name, empty)
 
 
 def test_precisions_that_allow_no_rounding_weigh_nothing():
@@ -100,10 +100,13 @@ def test_costs_grow_with_the_batch(direction):
         assert times[0] > costs.LAUNCH
 
 
-def test_every_row_that_may_be_weighed_has_an_estimate():
-    for table in (conv_table.VARIANTS, pointwise.VARIANTS):
-        rows = {row.name for row in table if row.device == "cuda" and row.direction in DIRECTIONS} - {"depthwise"}
-        assert rows <= set(costs.RATES)
+def test_every_row_that_is_weighed_has_an_estimate():
+    """And its rivals, which are rows of the same table."""
+    for table in (conv_table, pointwise):
+        weighed = {row.name for row in table.VARIANTS if row.device == "cuda" and row.slower is not never}
+        assert {name for name, _ in table._READ_NCHW} < {row.name for row in table.VARIANTS if row.device == "cuda"}
+        assert len(weighed) == 6
+        assert weighed | {name for name, _ in table._READ_NCHW} <= set(costs.RATES)
 
 
 def test_explanations_have_the_term():

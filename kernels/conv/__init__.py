@@ -174,13 +174,13 @@ VARIANTS = (
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled, rivals=()),
-    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled, rivals=()),
-    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled, rivals=()),
-    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled, rivals=()),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes, rivals=()),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes, rivals=()),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes, rivals=()),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes, rivals=()),
+    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
+    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

@@ -25,7 +25,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ..variant import Problem, Variant, never, no_workspace, untold
+from ..variant import Problem, Variant, never, no_workspace
 from . import costs
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
@@ -130,12 +130,11 @@ def row(
     workspace: Callable[[Problem], int] = no_workspace,
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
-    rivals: costs.Rivals | None = None,
+    rivals: costs.Rivals = (),
 ) -> Variant:
     """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then.
 
-    Of products that may take NCHW images or have them laid out, ``rivals`` names the rows that read them as they are; none
-    for these rows themselves.
+    Where it has NCHW images laid out first, ``rivals`` are the rows that read them as they are, against which it is weighed.
     """
     module, _, attribute = function.rpartition(".")
 
@@ -145,5 +144,4 @@ def row(
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
     slower = partial(costs.slower, name, rivals) if rivals else never
-    expects = untold if rivals is None else partial(costs.told, name)
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower, expects=expects)
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower)

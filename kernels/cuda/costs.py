@@ -176,6 +176,8 @@ def cost(row: str, problem: Problem) -> Cost:
 def _weighed(problem: Problem) -> bool:
     """Whether there is something to weigh: channels-last images and halves are for tensor cores alone."""
     spec = problem.spec
+    if problem.operation not in ("conv", "pointwise") or problem.direction == "bias_grad":
+        return False
     return problem.layout == "nchw" and problem.dtype == "float32" and spec.n > 0 and spec.multiply_adds > 0
 
 
@@ -193,4 +195,4 @@ def slower(row: str, rivals: Rivals, problem: Problem) -> str:
 
 def told(row: str, problem: Problem) -> str:
     """What a row is expected to take, in words; "" where nothing is weighed."""
-    return f"{cost(row, problem)} on an H100, as estimated" if _weighed(problem) else ""
+    return f"{cost(row, problem)} on an H100, as estimated" if row in RATES and _weighed(problem) else ""

@@ -85,8 +85,8 @@ VARIANTS = (
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward", parts_bytes, rivals=()),
-    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual", parts_bytes, rivals=()),
-    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad", parts_bytes, rivals=()),
-    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", parts_bytes, rivals=()),
+    cuda_row("blocked", "forward", "pointwise.cuda_blocked.forward", parts_bytes),
+    cuda_row("blocked", "forward_residual", "pointwise.cuda_blocked.forward_residual", parts_bytes),
+    cuda_row("blocked", "input_grad", "pointwise.cuda_blocked.input_grad", parts_bytes),
+    cuda_row("blocked", "weight_grad", "pointwise.cuda_blocked.weight_grad", parts_bytes),
 )
