@@ -19,7 +19,7 @@ import numpy as np
 
 from convkern.kernels.cuda import launch
 
-from . import fake_device
+from . import fake_cublas, fake_device
 from .fake_device import MemoryPool, OutOfMemoryError, Stream, synchronous, using_allocator
 from .gpu import interpreted
 
@@ -380,6 +380,7 @@ def module() -> Any:
     made.cuda = SimpleNamespace(
         runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
         MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
+        cublas=SimpleNamespace(gemmEx=fake_cublas.gemmEx), get_cublas_handle=lambda: fake_cublas.HANDLE,
         Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
     )  # fmt: skip
     made.get_default_memory_pool = lambda: fake_device.memory
@@ -403,7 +404,11 @@ def installed(target: str = "sm_80") -> Iterator[Any]:
                     given = tuple(map(_addresses, args))
                     _changed(arrays, lambda: run(kernel, blocks, given))
 
-            launch.launcher = launcher
+            def upload(table: tuple[Any, ...]) -> tuple[Any, ...]:
+                synchronous("a copy from the host")
+                return table  # the interpreter gives arrays their addresses
+
+            launch.launcher, launch.upload = launcher, upload
             yield made
     finally:
         del sys.modules["cupy"]

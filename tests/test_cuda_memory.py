@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import convkern as ck
-from convkern import amp, nn, optim
+from convkern import nn, optim
 from convkern.device import OutOfDeviceMemory
 from convkern.kernels.cuda import launch
 
@@ -145,21 +145,6 @@ def test_memory_that_the_pool_keeps_is_given_back_first(cupy, memory):
     with pytest.raises(OutOfDeviceMemory, match=f"^{MESSAGE}$"):
         ck.device.empty((3,), "f4")
     assert (memory.given_back, memory.taken) == (2, failing + 4)
-
-
-def test_gradients_are_all_divided_or_none(cupy, memory):
-    """A scaler that failed half way does not divide some gradients twice."""
-    parameters = [nn.Parameter(cupy.ones(2, "f4")) for _ in range(3)]
-    optimizer, scaler = optim.SGD(parameters, lr=0.5), amp.GradScaler("cuda", init_scale=4.0)
-    for p in parameters:
-        p.grad = ck.Tensor(cupy.ones(2, "f4"))
-    last = memory.taken + 7
-    memory.fails = lambda number: number >= last
-    with pytest.raises(MemoryError):
-        scaler.step(optimizer)
-    memory.fails = lambda number: False
-    scaler.unscale_(optimizer)
-    assert [p.grad.data.get().tolist() for p in parameters] == [[0.25, 0.25]] * 3
 
 
 def test_numpys_own_error_stays(monkeypatch):

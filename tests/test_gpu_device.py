@@ -28,6 +28,7 @@ from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
 from .test_cuda_layers import NORMS
+from .test_cuda_linear import check_exact_products
 from .test_cuda_rows import LAST_POOLS, ONE, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
@@ -256,6 +257,15 @@ def test_captured_steps_are_eager_steps():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
 
 
+@pytest.mark.parametrize("kind", HALVES)
+def test_cublas_multiplies_halves(kind):
+    """Through its own API, with addresses: every transposition, odd sizes."""
+    import cupy
+
+    check_exact_products(cupy, kind)
+
+
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do():
     """Losses, scale, parameters and optimizer state of seven steps, three of which overflow, bit for bit."""
     import cupy

@@ -143,6 +143,8 @@ _CPU = (
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
 )
 
+_READ_NCHW = (("tiled", _cuda_tiled), ("direct", cuda_only))
+
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
@@ -164,17 +166,18 @@ VARIANTS = (
             _cuda_halves,
             warpgroup_only(kind),
             kind,
+            _READ_NCHW,
         )
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind, _READ_NCHW)
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32", _READ_NCHW)
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),

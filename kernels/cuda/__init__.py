@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ..variant import Problem, Variant, no_workspace
+from ..variant import Problem, Variant, never, no_workspace
+from . import costs
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
@@ -133,8 +135,12 @@ def row(
     workspace: Callable[[Problem], int] = no_workspace,
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
+    rivals: costs.Rivals = (),
 ) -> Variant:
-    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then."""
+    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then.
+
+    Where it has NCHW images laid out first, ``rivals`` are the rows that read them as they are, against which it is weighed.
+    """
     module, _, attribute = function.rpartition(".")
 
     def run(*args: Any) -> None:
@@ -142,4 +148,5 @@ def row(
 
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy)
+    slower = partial(costs.slower, name, rivals) if rivals else never
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower)
