@@ -169,13 +169,36 @@ def cpu_copy(array: np.ndarray) -> np.ndarray:
 
 
 def one(function: str, names: Iterable[str], arrays: Iterable[Any]) -> None:
-    """Raise TypeError unless all arrays live on one device: nothing is moved silently."""
+    """Raise TypeError unless all arrays live on one device: nothing is moved silently; a GPU becomes the current one.
+
+    Raises
+    ------
+    TypeError
+        If some live on the CPU and some on a GPU.
+    ValueError
+        If they live on several GPUs.
+    """
+    arrays = list(arrays)
     places = [of(array) for array in arrays]
     if len(set(places)) > 1:
         listed = ", ".join(f"{name} on {_PLACES[place]}" for name, place in zip(names, places, strict=True))
         raise TypeError(
             f"{function}: arrays must live on one device, got {listed}; to('cuda') or to('cpu') moves a Tensor"
         )
+    if "cuda" in places:
+        numbers = [array.data.device_id for array in arrays]
+        if numbers.count(numbers[0]) < len(numbers):
+            listed = ", ".join(f"{name} on GPU {number}" for name, number in zip(names, numbers, strict=True))
+            raise ValueError(f"{function}: arrays must live on one GPU, got {listed}")
+        follow(arrays[0])
+
+
+def follow(array: Any) -> None:
+    """Make the GPU that an array lives on this thread's current one: results, scratch and CuPy's own work go there."""
+    if is_cupy(array):
+        cuda, number = sys.modules["cupy"].cuda, array.data.device_id
+        if cuda.get_device_id() != number:
+            cuda.Device(number).use()
 
 
 def whole(result: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import FLOATS, as_array, copied, is_cupy, library, memory_error, of, one, whole
+from .device import FLOATS, as_array, copied, follow, is_cupy, library, memory_error, of, one, whole
 from .memory import is_view
 from .tensor import Tensor, Version
 
@@ -212,6 +212,7 @@ def backward(root: Tensor, gradient: Any, retain_graph: bool | None, create_grap
 
 
 def _seed(root: Tensor, gradient: Any, create_graph: bool) -> Any:
+    follow(root.data)
     if gradient is None:
         if root.size != 1:
             raise RuntimeError(

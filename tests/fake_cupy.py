@@ -84,8 +84,18 @@ def _arrays_in(value: Any) -> Iterator[ndarray]:
         yield from _arrays_in(list(value.values()))
 
 
+def _on_current_device(arrays: Any) -> None:
+    for array in _arrays_in(arrays):
+        if array.device_id != fake_device.memory.current:
+            raise ValueError(
+                f"Array device must be same as the current device: array device = {array.device_id} while current = "
+                f"{fake_device.memory.current}"
+            )
+
+
 def _changed(arrays: Any, change: Callable[[], Any]) -> None:
     """Change memory now, or in the graph that is being captured."""
+    _on_current_device(arrays)
     if fake_device.memory.graph is None:
         change()
     else:
@@ -99,6 +109,7 @@ def _quietly(function: Callable[[], Any]) -> Any:
 
 def _computed(inputs: Any, compute: Callable[[], Any]) -> Any:
     """New arrays on the device; in a graph that is being captured their values only come when it is launched."""
+    _on_current_device(inputs)
     result = _quietly(compute)
     arrays = list(_arrays_in(inputs))
     if fake_device.memory.graph is None:
@@ -129,6 +140,7 @@ class ndarray:
 
     def __init__(self, host: np.ndarray, base: ndarray | None = None) -> None:
         self.host, self.base = host, base
+        self.device_id = fake_device.memory.current if base is None else base.device_id
         self.pool = None if fake_device.memory.pool is None else weakref.ref(fake_device.memory.pool)
         if base is None:
             fake_device.memory.take(self)
@@ -140,7 +152,7 @@ class ndarray:
     nbytes = property(lambda self: self.host.nbytes)
     strides = property(lambda self: self.host.strides)
     T = property(lambda self: self.transpose())
-    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data, device_id=self.device_id))
 
     @property
     def flags(self) -> Any:
@@ -374,14 +386,15 @@ def module() -> Any:
     vars(made).update({name: _Function(getattr(np, name)) for name in SAME}, **{f.__name__: f for f in own})
     made.random = SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210)
     runtime = SimpleNamespace(
-        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError,
+        getDeviceCount=lambda: 2, getDeviceProperties=lambda number: {"name": b"interpreter"}, CUDARuntimeError=OSError,
         memGetInfo=lambda: (1 << 20, 1 << 30),
     )  # fmt: skip
     made.cuda = SimpleNamespace(
-        runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
+        runtime=runtime, get_device_id=lambda: fake_device.memory.current,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
         MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
         cublas=SimpleNamespace(gemmEx=fake_cublas.gemmEx), get_cublas_handle=lambda: fake_cublas.HANDLE,
-        Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
+        Device=fake_device.Device,
     )  # fmt: skip
     made.get_default_memory_pool = lambda: fake_device.memory
     return made
@@ -392,12 +405,14 @@ def installed(target: str = "sm_80") -> Iterator[Any]:
     """Inside the block ``import cupy`` gives this module, and kernels are interpreted as a target has them."""
     previous = sys.modules.get("cupy")
     made = sys.modules["cupy"] = module()
+    fake_device.memory.current = 0
     try:
         with interpreted(target, host=_host):
             run = launch.launcher
 
             def launcher(kernel: Any, blocks: int, args: launch.Packed) -> None:
                 arrays = [entry for value in args for entry in (value if isinstance(value, tuple) else (value,))]
+                _on_current_device(arrays)
                 if fake_device.memory.graph is None:
                     run(kernel, blocks, args)
                 else:  # with addresses, which keep nothing alive

@@ -16,6 +16,27 @@ class OutOfMemoryError(MemoryError):
     """As CuPy's, which raises it after its pool gave back what it kept and the driver refused again."""
 
 
+class Device:
+    """A GPU by its number; ``memory.current`` is the current one's."""
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = memory.current if number is None else number
+        self.before: list[int] = []
+
+    def use(self) -> None:
+        memory.current = self.id
+
+    def __enter__(self) -> None:
+        self.before.append(memory.current)
+        self.use()
+
+    def __exit__(self, *exception: Any) -> None:
+        memory.current = self.before.pop()
+
+    def synchronize(self) -> None:
+        synchronous("a wait for the device")
+
+
 class MemoryPool:
     """Memory from it stays what it is as long as the pool lives, also when nobody has an array there any more."""
 
@@ -88,6 +109,7 @@ class Memory:
         self.graph: Graph | None = None
         self.pool: MemoryPool | None = None  # that arrays are made in; None: the default one
         self.stream: Any = Stream(0)
+        self.current = 0  # the GPU
         self.arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # that are alive
         self.used = self.taken = self.given_back = 0  # bytes, allocations, calls that empty the pool
         self.fails: Callable[[int], bool] = lambda number: False  # by the allocation's number

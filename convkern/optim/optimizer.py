@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import cpu_copy, is_cupy, kernel_array, library, memory_error, moved, of, one, refuse_capture
+from ..device import cpu_copy, follow, is_cupy, kernel_array, library, memory_error, moved, of, one, refuse_capture
 from ..tensor import Tensor
 
 Row = tuple[np.ndarray | None, ...]
@@ -216,6 +216,7 @@ class Optimizer:
                     w = kernel_array(p.data)
                     if of(p.grad.data) != of(w):
                         one(type(self).__name__, ("a parameter", "its gradient"), (w, p.grad.data))
+                    follow(w)
                     if is_cupy(w) and w.dtype != np.float32:
                         raise NotImplementedError(
                             f"{type(self).__name__}: parameters on a GPU must be float32, got {w.dtype}"
