@@ -34,10 +34,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cuda.half_gemm import half_kernel
-from ..cuda.half_layout import FINISH, padded, spread, turn
+from ..cuda.half_layout import padded, spread, turn
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import CHUNKS, HALVES, divider
-from ..cuda.sums import finish
+from ..cuda.stored import bits, flat, is_last
+from ..cuda.sums import FINISH, finish
 from ..cuda.tiles import (
     HALF_TILES,
     TF32_WEIGHT_TILES,
@@ -139,11 +140,6 @@ def _step(kind: str) -> int:
     return 8 * CHUNKS[kind]
 
 
-def _bits(array: Any) -> Any:
-    """Halves as the uint16 of their bits."""
-    return array if array.dtype == "float32" else array.view("uint16")
-
-
 def _window_parts(spec: ConvSpec, over_input: bool, kind: str) -> int:
     """Into how many parts the sums are cut: as many as the product with the most terms may have."""
     made = windows(spec, over_input, False, kind)
@@ -203,20 +199,10 @@ def workspace_bytes(direction: str, spec: ConvSpec, halves: bool, last: bool = F
     return sum(-(-piece // 256) * 256 for piece in pieces)
 
 
-def _is_last(array: Any) -> bool:
-    """Whether an array of images is channels-last: it is C-contiguous otherwise."""
-    return array.ndim > 2 and not array.flags.c_contiguous
-
-
-def _flat(array: Any) -> Any:
-    """Its elements as they lie in memory."""
-    return (array.transpose(0, *range(2, array.ndim), 1) if _is_last(array) else array).reshape(-1)
-
-
 def _lay_out(images, kind: str, spec: ConvSpec, channels: int, pieces: _Pieces) -> Any:
     """Images as the kernels read them; those that lie so already are taken as they are."""
-    n, pixels, last = images.shape[0], math.prod(images.shape[2:]), _is_last(images)
-    source = _bits(_flat(images))
+    n, pixels, last = images.shape[0], math.prod(images.shape[2:]), is_last(images)
+    source = bits(flat(images))
     if last and source.dtype == _held(kind) and channels == padded(channels, kind):
         return source
     picture = pieces.take(n * pixels * spec.groups * padded(channels, kind), _held(kind))
@@ -229,7 +215,7 @@ def _lay_out(images, kind: str, spec: ConvSpec, channels: int, pieces: _Pieces) 
 
 def _lay_out_lines(gy, spec: ConvSpec, pieces: _Pieces) -> Any:
     """gy as (N, K, padded P·Q); taken as it is where it lies so already."""
-    pixels, last, source = spec.out[0] * spec.out[1], _is_last(gy), _flat(gy)
+    pixels, last, source = spec.out[0] * spec.out[1], is_last(gy), flat(gy)
     lines = _weight_pixels(spec, "tf32")
     if not last and lines == pixels:
         return source
@@ -245,10 +231,10 @@ def _run_windows(
     family: Family, kind: str, picture, filters, bias, residual, spec: ConvSpec, over_input: bool, pieces: _Pieces, out
 ) -> None:
     """Forward direction or input gradient, over operands that are laid out."""
-    last, stored, cut = _is_last(out), _stored(kind, out), _window_parts(spec, over_input, kind)
-    out, relu = _bits(_flat(out)), 0 if over_input else spec.activation
+    last, stored, cut = is_last(out), _stored(kind, out), _window_parts(spec, over_input, kind)
+    out, relu = bits(flat(out)), 0 if over_input else spec.activation
     target = out if cut == 1 else pieces.take(cut * out.size, "float32")
-    residual = residual if residual is None else _bits(_flat(residual))
+    residual = residual if residual is None else bits(flat(residual))
     kernels = family.kernels[kind, stored if cut == 1 else "float32", residual is not None and cut == 1]
     made = windows(spec, over_input, last, kind)
     for window, terms in made:
@@ -272,9 +258,9 @@ def forward(
     """
     inner, taps, pieces = spec.c // spec.groups, spec.kernel[0] * spec.kernel[1], _Pieces(workspace)
     filters = pieces.take(spec.k * taps * padded(inner, kind), _held(kind))
-    turn(_bits(w), filters, kind, spec.k, 1, inner, taps)
+    turn(bits(w), filters, kind, spec.k, 1, inner, taps)
     picture = _lay_out(x, kind, spec, inner, pieces)
-    _run_windows(family, kind, picture, filters, _bits(bias), residual, spec, False, pieces, out)
+    _run_windows(family, kind, picture, filters, bits(bias), residual, spec, False, pieces, out)
 
 
 def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -282,9 +268,9 @@ def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family 
     inner, outer = spec.c // spec.groups, spec.k // spec.groups
     taps, pieces = spec.kernel[0] * spec.kernel[1], _Pieces(workspace)
     filters = pieces.take(spec.c * taps * padded(outer, kind), _held(kind))  # (C, R·S, K/groups)
-    turn(_bits(w), filters, kind, spec.groups, 1, outer, inner * taps)
+    turn(bits(w), filters, kind, spec.groups, 1, outer, inner * taps)
     picture = _lay_out(gy, kind, spec, outer, pieces)
-    _run_windows(family, kind, picture, filters, _bits(_flat(out))[:0], None, spec, True, pieces, out)
+    _run_windows(family, kind, picture, filters, bits(flat(out))[:0], None, spec, True, pieces, out)
 
 
 def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -315,4 +301,4 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family
     grid = make_grid(family.weight_tiles[number], rows, outer, terms, spec.groups, cut, step=step)
     family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, sums, window, grid)
     if not direct:
-        finish(sums, None, None, _bits(out), cut, kernels=FINISH[stored])
+        finish(sums, None, None, bits(out), cut, kernels=FINISH[stored])

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .kernel import CudaKernel
-from .language import as_it_is, cuda, divider, float32, inlined, int32, quotient, thread
+from .language import cuda, divider, float32, inlined, int32, quotient, thread
+from .stored import STORED, pointer, reader_and_writer
 from .tiles import cut_channels
 
 THREADS = 256
@@ -72,12 +73,18 @@ def finish_kernel(stored: str, kind: str, read: Callable, write: Callable, added
     return CudaKernel(name, body, ("float32", *(kind,) * 3, Finish), THREADS)
 
 
-FINISH_FLOATS = {added: finish_kernel("float32", "float32", as_it_is, as_it_is, added) for added in (False, True)}
+# For arrays of each kind: without and with a residual.
+FINISH = {
+    stored: {
+        added: finish_kernel(stored, pointer(stored), *reader_and_writer(stored), added) for added in (False, True)
+    }
+    for stored in STORED
+}
 
 
 def finish(
     sums, bias, residual, out, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0,
-    kernels: dict[bool, Any] = FINISH_FLOATS,
+    kernels: dict[bool, Any] = FINISH["float32"],
 ) -> None:  # fmt: skip
     """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c] + residual[n, c, l], through the
     activation; bias may be empty or None, residual None. ``kernels`` are those without and with a residual."""

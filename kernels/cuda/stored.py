@@ -1,0 +1,41 @@
+"""How arrays hold their elements: float32, or halves as the uint16 of their bits; and images in both layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .language import HALVES, as_it_is, narrow, widen
+
+STORED = ("float32", *HALVES)
+_KINDS = {"f": "float32", "e": "float16", "H": "bfloat16"}  # by NumPy's letter of the dtype
+
+
+def pointer(stored: str) -> str:
+    """The type of a pointer to such elements."""
+    return "uint16" if stored in HALVES else "float32"
+
+
+def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
+    """Inlined functions that turn an element of ``stored``, one of STORED, to float32 and back, to nearest, ties to even."""
+    return (widen[stored], narrow[stored]) if stored in HALVES else (as_it_is, as_it_is)
+
+
+def stored_as(array: Any) -> str:
+    """What the elements of an array are: "float32", "float16", or "bfloat16" where it holds uint16."""
+    return _KINDS[array.dtype.char]
+
+
+def is_last(array: Any) -> bool:
+    """Whether an array of images is channels-last: it is C-contiguous otherwise."""
+    return array.ndim > 2 and not array.flags.c_contiguous
+
+
+def flat(array: Any) -> Any:
+    """Its elements as they lie in memory."""
+    return (array.transpose(0, *range(2, array.ndim), 1) if is_last(array) else array).reshape(-1)
+
+
+def bits(array: Any) -> Any:
+    """Halves as the uint16 of their bits."""
+    return array if array.dtype == "float32" else array.view("uint16")
