@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,10 @@ def test_contenders_agree_with_pytorch(name, borrowed):
     wanted = {("direct", "float32"), ("tensor", "tf32"), ("float16", "float16"), ("bfloat16", "bfloat16")}
     extra = {("pointwise blocked", "float32"), ("pointwise tensor", "tf32")}
     extra |= {("pointwise float16", "float16"), ("pointwise bfloat16", "bfloat16")}
-    few = {"groups-2": {("tiled", "float32")}, "depthwise-stride-2": {("depthwise", "float32"), ("tiled", "float32")}}
+    few = {
+        "groups-2": {("tiled", "float32")},
+        "depthwise-stride-2": {("tiled", "float32"), *product(("depthwise",), ("float32", "float16", "bfloat16"))},
+    }
     assert names == wanted | (extra if name == "pointwise" else few[name])
     for name in ("float16", "tensor"):
         assert {layout for row, _, layout, _ in seen if row == name} == set(contenders.LAYOUTS)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from convkern.kernels.variant import Problem
 from convkern.plan import HALVES, REDUCED
 
 from .bounds import integers
-from .cuda_checks import check_entropy, check_sum
+from .cuda_checks import check_as_stored, check_entropy, check_sum, on_channels_last
 from .device import missing, on_device
 from .gpu import TABLES, cuda_rows
 from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
-from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
+from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import ONE, conv, edges, long
+from .test_cuda_rows import DEPTHWISE_EDGES, ONE, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -78,6 +79,11 @@ def check_conv_row(row) -> bool:
         assert check_conv(row, spec, "float32", make=integers, exact=True)
         assert SMALL or check_conv(row, spec, "float32")
         assert row.accuracy not in HALVES or spec.n == 0 or on_halves(row, spec)
+    if row.name == "depthwise":
+        for dtype, layout in product(("float32", *HALVES), ("nchw", "channels_last")):
+            for spec in few(DEPTHWISE_EDGES, 1, 6):
+                assert check_as_stored(row, Problem("conv", row.direction, "cuda", dtype, "default", spec, layout))
+        return True
     return check_channels_last(row)
 
 

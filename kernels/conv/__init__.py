@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cuda import cuda_only, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, channel_bytes, parts_bytes, window_parts
+from ..cuda.tiles import channel_bytes, parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -27,6 +27,7 @@ from . import (
     cpu_tiled_weight,
     cpu_winograd,
     cpu_winograd_weight,
+    windowed,
 )
 
 
@@ -35,50 +36,6 @@ def _partial_sums(problem: Problem) -> int:
     parts = cpu_direct.weight_grad_parts(spec)
     size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * problem.itemsize
     return 0 if parts == 1 else parts * size
-
-
-FEW_FILTERS = 8  # as many rows as the lowest tile of the implicit GEMM has
-
-
-def _cuda_depthwise(problem: Problem) -> str:
-    spec = problem.spec
-    if reason := cuda_only(problem):
-        return reason
-    if spec.c != spec.groups:
-        return "takes one input channel a group"
-    few = spec.k <= FEW_FILTERS * spec.c
-    return "" if few else f"leaves more than {FEW_FILTERS} filters a channel to products of matrices"
-
-
-def _cuda_depthwise_sums(problem: Problem) -> int:
-    spec = problem.spec
-    parts = window_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
-    return 4 * parts * spec.k * spec.kernel[0] * spec.kernel[1]
-
-
-def _cuda_tiled(problem: Problem) -> str:
-    spec = problem.spec
-    if reason := cuda_only(problem):
-        return reason
-    turned = problem.direction == "input_grad"
-    if spec.kernel != (3, 3) or spec.dilation != (1, 1):
-        return "takes kernels of 3x3 without dilation"
-    if spec.stride != (1, 1) and (turned or spec.stride != (2, 2)):
-        return "takes a stride of 1 only" if turned else "takes strides of 1 or 2"
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    if turned:
-        inner, outer = outer, inner
-    most = FEW_RESULTS if problem.direction == "weight_grad" else FEW_CHANNELS
-    if inner > most or outer > FEW_RESULTS:
-        return f"leaves groups of more than {most} channels or {FEW_RESULTS} results to products of matrices"
-    return ""
-
-
-def _cuda_tiled_sums(problem: Problem) -> int:
-    spec = problem.spec
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    parts = window_parts(spec.groups * -(-outer // RESULTS) * inner, spec.n * spec.out[0] * spec.out[1])
-    return 4 * parts * spec.k * inner * spec.kernel[0] * spec.kernel[1]
 
 
 def _cuda_halves(problem: Problem) -> int:
@@ -141,12 +98,12 @@ VARIANTS = (
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
     # Before those that round: it is as exact as strict asks for, and faster than they are on such layers.
     *(
-        cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, _cuda_depthwise)
+        cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, windowed.depthwise)
         for direction, workspace in (
             ("forward", no_workspace),
             ("forward_residual", no_workspace),
             ("input_grad", no_workspace),
-            ("weight_grad", _cuda_depthwise_sums),
+            ("weight_grad", windowed.depthwise_sums),
         )
     ),
     *(
@@ -171,10 +128,10 @@ VARIANTS = (
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
+    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, windowed.tiled),
+    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, windowed.tiled),
+    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, windowed.tiled),
+    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", windowed.tiled_sums, windowed.tiled),
     cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),

@@ -13,39 +13,27 @@ pixels and results; there on CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import cuda, float32, inlined, int32, int64, load4, uint32, uint64
+from ..cuda.language import cuda, float32, inlined, int32, load4, uint32, uint64
 from ..cuda.tiles import FEW_CHANNELS, RESULTS
 from ..spec import ConvSpec
-from .depthwise_kernels import ROWS, THREADS, finish, load_line
 from .tiled_grid import KERNEL, Grid, make_grid, place
+from .window_lines import ROWS, THREADS, finisher, over_window
 
 
 def _tile_kernel(step: int) -> CudaKernel:
     """The kernel (source, w, bias, residual, result, grid) of one stride."""
-    taps, reach = KERNEL * KERNEL, (ROWS - 1) * step + KERNEL
+    taps, finish = KERNEL * KERNEL, finisher("float32")
     weights, room, sums = RESULTS * taps, FEW_CHANNELS * RESULTS * taps, RESULTS * ROWS
 
-    def lines(first: int, last: int) -> Callable:
-        """Some of the window's lines; one loop over all of them is more than the compiler unrolls."""
+    @inlined
+    def multiply(acc, held, j, r, s, pixel):
+        for f in range(RESULTS):
+            acc[f * ROWS + j] += held[(r * KERNEL + s) * RESULTS + f] * pixel
 
-        @inlined
-        def add(x, at, h, v, grid, held, line, acc):
-            for a in range(first, last):
-                load_line(line, x, int64(int32(at + a * grid.width)), int32(h + a), v, KERNEL, grid)
-                for j in range(ROWS):
-                    if 0 <= a - j * step < KERNEL:
-                        for s in range(KERNEL):
-                            for f in range(RESULTS):
-                                weight = held[((a - j * step) * KERNEL + s) * RESULTS + f]
-                                acc[f * ROWS + j] += weight * line[s]
-
-        return add
-
-    upper, lower = lines(0, reach // 2), lines(reach // 2, reach)
+    add = over_window(KERNEL, KERNEL, step, "float32", multiply)
 
     def body(x, w, bias, residual, y, grid):
         factors = cuda.shared.array(room, float32, alignment=16)  # (source plane, tap, result)
@@ -79,8 +67,7 @@ def _tile_kernel(step: int) -> CudaKernel:
             while come < uint32(grid.inner * weights):
                 for t in range(0, weights, RESULTS):
                     held[t], held[t + 1], held[t + 2], held[t + 3] = load4(factors, uint64(come) + uint64(t))
-                upper(x, at, h, v, grid, held, line, acc)
-                lower(x, at, h, v, grid, held, line, acc)
+                add(x, at, h, v, ROWS, grid, held, line, acc)
                 at = int32(at + grid.height * grid.width)
                 come = uint32(come + uint32(weights))
             first = int32(((n * grid.groups + group) * grid.outer + k0) * grid.out_height + p)

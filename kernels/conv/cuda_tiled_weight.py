@@ -6,42 +6,31 @@ its columns of gy with windows of x in registers, and at last the block adds its
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import cuda, float32, inlined, int32, int64, uint32
+from ..cuda.language import cuda, float32, inlined, int32, uint32
 from ..cuda.sums import add_parts
 from ..cuda.tiles import RESULTS
 from ..spec import ConvSpec
-from .depthwise_kernels import PITCH, ROWS, THREADS, block_sums, load_line
 from .tiled_grid import KERNEL, Grid, make_grid, place
+from .window_lines import PITCH, ROWS, THREADS, block_sums, over_window
 
 
 def _weight_kernel(step: int) -> CudaKernel:
     """The kernel (x, gy, sums, grid) of one stride; sums (part, K, C/groups, R, S)."""
-    taps, reach = KERNEL * KERNEL, (ROWS - 1) * step + KERNEL
+    taps = KERNEL * KERNEL
     count, columns = RESULTS * taps, RESULTS * ROWS
     room, tree = count * PITCH, block_sums(count)
 
-    def lines(first: int, last: int) -> Callable:
-        """Some of the window's lines."""
+    @inlined
+    def multiply(acc, given, j, r, s, pixel):
+        for f in range(RESULTS):
+            acc[f * taps + r * KERNEL + s] += given[f * ROWS + j] * pixel
 
-        @inlined
-        def add(x, at, h, v, valid, grid, given, line, acc):
-            for a in range(first, last):
-                load_line(line, x, int64(int32(at + a * grid.width)), int32(h + a), v, KERNEL, grid)
-                for j in range(ROWS):
-                    if 0 <= a - j * step < KERNEL and j < valid:  # no zero of gy's may meet an infinity
-                        for s in range(KERNEL):
-                            for f in range(RESULTS):
-                                acc[f * taps + (a - j * step) * KERNEL + s] += given[f * ROWS + j] * line[s]
-
-        return add
-
-    upper, lower = lines(0, reach // 2), lines(reach // 2, reach)
+    add = over_window(KERNEL, KERNEL, step, "float32", multiply)
 
     def body(x, gy, sums, grid):
         partial = cuda.shared.array(room, float32)
@@ -68,8 +57,7 @@ def _weight_kernel(step: int) -> CudaKernel:
                     given[f * ROWS + j] = gy[at] if inside else float32(0)
             h, v = int32(p * step - grid.top), int32(q * step - grid.left)
             at = int32((((n * grid.groups + group) * grid.inner + c) * grid.height + h) * grid.width + v)
-            upper(x, at, h, v, valid, grid, given, line, acc)
-            lower(x, at, h, v, valid, grid, given, line, acc)
+            add(x, at, h, v, valid, grid, given, line, acc)  # no zero of gy's may meet an infinity
             e = int32(e + THREADS)
         tree(partial, acc)
         k = int32(k0 + int32(me // uint32(taps)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..cuda.language import divider, inlined, int32, quotient
 from ..cuda.tiles import RESULTS, window_parts
 from ..spec import ConvSpec
-from .depthwise_kernels import ROWS
+from .window_lines import ROWS
 
 KERNEL = 3  # rows and columns
 

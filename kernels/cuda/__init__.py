@@ -43,6 +43,14 @@ def cuda_only(problem: Problem) -> str:
     return "takes arrays of fewer than 2**31 elements" if max(sizes) > LARGEST else ""
 
 
+def stored_only(problem: Problem) -> str:
+    """The refusal shared by the rows that take float32, float16 and bfloat16 (as the uint16 of its bits) in both layouts."""
+    if problem.device == "cuda" and problem.dtype not in ("float32", "float16", "bfloat16"):
+        return f"takes float32, float16 and bfloat16, not {problem.dtype}"
+    reason = cuda_only(problem._replace(dtype="float32", layout="nchw"))
+    return reason or (_too_old(80) if problem.dtype == "bfloat16" else "")
+
+
 def tf32_only(problem: Problem) -> str:
     """The refusal shared by the rows that round to TF32, which has to be asked for; they take both layouts."""
     reason = cuda_only(problem._replace(layout="nchw"))

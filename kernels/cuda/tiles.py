@@ -201,3 +201,8 @@ WINDOW_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 ho
 def window_parts(blocks: int, pixels: int) -> int:
     """Into how many parts, of thousands of pixels each, the work of so many blocks is cut at most."""
     return max(1, min(WINDOW_BLOCKS // max(blocks, 1), pixels // (8 * PART)))
+
+
+def lane_parts(channels: int, pixels: int) -> int:
+    """The same where a block's lanes have a channel each and its warps share the pixels: of hundreds each."""
+    return max(1, min(WINDOW_BLOCKS // max(-(-channels // 32), 1), pixels // (PART // 2)))
