@@ -60,6 +60,14 @@ TILED_EDGES = [
     conv(2, 3, (11, 8), 7, (3, 3), (2, 2), ONE),
     conv(1, 10, (5, 6), 10, (3, 3), (2, 2), ((0, 2), (1, 2)), groups=2),
 ]
+# The same channels-last: units of four results around eight of them, and several in a group.
+TILED_LAST = [
+    conv(3, 36, (7, 10), 45, (3, 3), padding=((2, 0), (0, 3)), groups=9),
+    conv(2, 33, (9, 19), 33, (3, 3), padding=ONE, groups=11),
+    conv(1, 32, (1, 1), 32, (3, 3), padding=ONE, groups=8),
+    conv(2, 30, (11, 8), 70, (3, 3), (2, 2), ONE, groups=10),
+    conv(1, 32, (5, 6), 32, (3, 3), (2, 2), ((0, 2), (1, 2)), groups=2),
+]
 
 
 def edges(row: Variant) -> list[ConvSpec]:

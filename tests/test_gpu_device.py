@@ -29,7 +29,7 @@ from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import DEPTHWISE_EDGES, ONE, conv, edges, long
+from .test_cuda_rows import DEPTHWISE_EDGES, ONE, TILED_LAST, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -79,10 +79,12 @@ def check_conv_row(row) -> bool:
         assert check_conv(row, spec, "float32", make=integers, exact=True)
         assert SMALL or check_conv(row, spec, "float32")
         assert row.accuracy not in HALVES or spec.n == 0 or on_halves(row, spec)
-    if row.name == "depthwise":
-        for dtype, layout in product(("float32", *HALVES), ("nchw", "channels_last")):
-            for spec in few(DEPTHWISE_EDGES, 1, 6):
-                assert check_as_stored(row, Problem("conv", row.direction, "cuda", dtype, "default", spec, layout))
+    if row.name in WINDOWS:
+        last = TILED_LAST if row.name == "tiled" else DEPTHWISE_EDGES
+        for dtype, (layout, cases) in product(("float32", *HALVES), (("nchw", edges(row)), ("channels_last", last))):
+            for spec in few(cases, 1, -1):
+                asked = Problem("conv", row.direction, "cuda", dtype, "default", spec, layout)
+                assert row.refuses(asked) == "takes a stride of 1 only" or check_as_stored(row, asked)
         return True
     return check_channels_last(row)
 

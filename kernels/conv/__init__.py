@@ -96,7 +96,7 @@ _CPU = (
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
-    # Before those that round: it is as exact as strict asks for, and faster than they are on such layers.
+    # Before those that round: these are as exact as strict asks for, and faster than they are on such layers.
     *(
         cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, windowed.depthwise)
         for direction, workspace in (
@@ -104,6 +104,17 @@ VARIANTS = (
             ("forward_residual", no_workspace),
             ("input_grad", no_workspace),
             ("weight_grad", windowed.depthwise_sums),
+        )
+    ),
+    *(
+        cuda_row(
+            "tiled", direction, f"conv.{where}.{direction}", workspace, windowed.tiled, slower=windowed.tiled_slower
+        )
+        for direction, where, workspace in (
+            ("forward", "cuda_tiled", no_workspace),
+            ("forward_residual", "cuda_tiled", no_workspace),
+            ("input_grad", "cuda_tiled", no_workspace),
+            ("weight_grad", "cuda_tiled_weight", windowed.tiled_sums),
         )
     ),
     *(
@@ -128,10 +139,6 @@ VARIANTS = (
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, windowed.tiled),
-    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, windowed.tiled),
-    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, windowed.tiled),
-    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", windowed.tiled_sums, windowed.tiled),
     cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),

@@ -19,14 +19,12 @@ registers.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider
-from ..cuda.stored import STORED, bits, flat, is_last, stored_as
-from ..cuda.sums import FINISH, add_parts, finish
+from ..cuda.stored import STORED, is_last, ready, stored_as
+from ..cuda.sums import finish_sums, sums_of
 from ..spec import ConvSpec, Pair
 from . import depthwise_any, depthwise_kernels, depthwise_last
 from .depthwise_any import TAPS, TOGETHER
@@ -190,16 +188,11 @@ def _blocks(work: Work | Lines) -> int:
     return -(-work.terms // THREADS)
 
 
-def _ready(*arrays: Any) -> list[Any]:
-    """Arrays as kernels take them."""
-    return [bits(flat(array) if is_last(array) else array) for array in arrays]
-
-
 def _forward(x, w, bias, residual, spec: ConvSpec, out) -> None:
     added, last = residual is not None, is_last(x) or is_last(out)  # of one channel or pixel an array is both
     kernel, work = _forward_work(spec, bias.size > 0, added, stored_as(x), last)
-    x, w, bias, residual, out = _ready(x, w, bias if bias.size else w, residual if added else out, out)
-    kernel(_blocks(work), x, w, bias, residual, out, work)
+    arrays = x, w, bias if bias.size else w, residual if added else out, out
+    kernel(_blocks(work), *map(ready, arrays), work)
 
 
 def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
@@ -216,7 +209,7 @@ def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     """gx[n, c] = sum over the filters k of c and r, s of w[k, r, s] times gy[n, k] shifted the other way."""
     stored, last = stored_as(gy), is_last(gy) or is_last(out)
     kernel, work = _input_work(spec, stored, last)
-    gy, w, out = _ready(gy, w, out)
+    gy, w, out = ready(gy), ready(w), ready(out)
     if kernel in KERNELS[stored, last].correlation.values():
         kernel(_blocks(work), gy, w, w, out, out, work)
     else:
@@ -227,10 +220,6 @@ def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     """gw[k, 0, r, s] = sum over n, p, q of gy[n, k] times its channel of x[n] shifted."""
     stored, last = stored_as(x), is_last(x) or is_last(gy)
     kernel, work, parts, blocks = _weight_work(spec, stored, last)
-    direct = parts == 1 and stored == "float32"
-    sums = out if direct else workspace[: 4 * parts * out.size].view(np.float32)
-    kernel(parts * blocks, *_ready(x, gy), sums, work)
-    if stored != "float32":
-        finish(sums, None, None, bits(out), parts, kernels=FINISH[stored])
-    elif parts > 1:
-        add_parts(sums, out, parts)
+    sums = sums_of(workspace, out, parts)
+    kernel(parts * blocks, ready(x), ready(gy), sums, work)
+    finish_sums(sums, out, parts)

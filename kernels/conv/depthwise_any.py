@@ -133,7 +133,7 @@ def weight_kernel(stored: str, last: bool) -> CudaKernel:
 
     Block = (part · filters, or ``last`` lines of LANES filters, + filter) · groups of TAPS taps + group.
     """
-    (read, _), (tree, (share, total)) = reader_and_writer(stored), (block_sums(TAPS), lane_sums(TAPS))
+    (read, _), (tree, (share, total)) = reader_and_writer(stored), (block_sums(TAPS), lane_sums(TAPS, LANES))
     room, shared_by = TAPS * PITCH, WARPS if last else THREADS
 
     def body(x, gy, sums, work):

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import cuda, float32, inlined, int32, quotient, thread, uint32
+from ..cuda.language import anew, cuda, float32, inlined, int32, quotient, thread, uint32
 from ..cuda.stored import pointer, reader_and_writer
 from .depthwise_kernels import named
-from .window_lines import LANES, ROWS, THREADS, WARPS, finisher, lane_sums
+from .window_lines import LANES, ROWS, THREADS, WARPS, column_loader, finisher, in_turn, lane_sums, rows_below
 
 
 class Lines(NamedTuple):
@@ -59,20 +59,6 @@ def _place(e, work):
     return n, int32(rest - n * work.strips), int32(e - rest * work.segments)
 
 
-def _in_turn(functions: list[Callable]) -> Callable:
-    """The inlined function (factors, line, acc) that calls each; one loop over all is more than the compiler unrolls."""
-    if len(functions) == 1:
-        return functions[0]
-    first, others = functions[0], _in_turn(functions[1:])
-
-    @inlined
-    def call(factors, line, acc):
-        first(factors, line, acc)
-        others(factors, line, acc)
-
-    return call
-
-
 def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
     """y[p, q] = bias + Σ w[r, s] · x[p · step - top + r, q · step - left + s] + residual, through the ReLU.
 
@@ -94,13 +80,7 @@ def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
 
     # The oldest results first: these are waited for.
     met = [[products(i, d) for d in reversed(range(beside)) if d * step + i < columns] for i in range(step)]
-    add_first, add_last = _in_turn(met[0]), _in_turn(met[-1])
-
-    @inlined
-    def load(line, x, at, h, v, work):
-        for a in range(reach):
-            inside = uint32(h + a) < uint32(work.height) and uint32(v) < uint32(work.width)
-            line[a] = read(x[int32(at + a * work.width * work.sources)]) if inside else float32(0)
+    add_first, add_last, load = in_turn(met[0]), in_turn(met[-1]), column_loader(reach, 1, stored)
 
     def body(x, w, bias, residual, y, work):
         weights, line = cuda.local.array(taps, float32), cuda.local.array(reach, float32)
@@ -116,21 +96,22 @@ def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
             for j in range(sums):
                 acc[j] = more
             p, first = int32(strip * ROWS), int32(segment * work.run)
-            end = int32(min(first + work.run, work.out_width))
+            count = int32(min(work.run, work.out_width - first))
             h, v = int32(p * step - work.top), int32(first * step - work.left)
             c = quotient(k, work.by_filters, work.by_filters_shift)
             at = int32(((n * work.height + h) * work.width + v) * work.sources + c)
-            q = int32(first - (beside - 1))  # of the oldest results
-            to = int32(((n * work.out_height + p) * work.out_width + q) * work.results + k)
-            while q < end:
-                load(line, x, at, h, v, work)
+            q = int32(-(beside - 1))  # column of the oldest results, from the first one of the segment on
+            to = int32(((n * work.out_height + p) * work.out_width + first + q) * work.results + k)
+            while q < count:
+                load(line, x, at, h, v, 0, work)
                 add_first(weights, line, acc)
                 if step > 1:
-                    load(line, x, int32(at + work.sources), h, int32(v + 1), work)
+                    load(line, x, int32(at + work.sources), h, int32(v + 1), 0, work)
                     add_last(weights, line, acc)
-                if q >= first:
+                if q >= 0:
+                    row = anew(p)  # the numbers of the rows below would else be kept in registers
                     for j in range(ROWS):
-                        if int32(p + j) < work.out_height:
+                        if int32(row + j) < work.out_height:
                             there = int32(to + j * work.out_width * work.results)
                             finish(acc[(beside - 1) * ROWS + j], residual, y, there, work)
                 for j in range(sums - ROWS):
@@ -166,7 +147,7 @@ def spread(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
 
         return add
 
-    add = _in_turn([products(j) for j in range(tall)])
+    add, load = in_turn([products(j) for j in range(tall)]), column_loader(reach, 1, stored)
 
     def body(gy, w, gx, work):
         weights, line = cuda.local.array(taps, float32), cuda.local.array(reach, float32)
@@ -189,9 +170,7 @@ def spread(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
             at = int32(((n * work.height + p) * work.width + q) * work.sources + c)
             to = int32(((n * work.out_height + h) * work.out_width + v) * work.results + c)
             while q < end:
-                for a in range(reach):
-                    inside = uint32(p + a) < uint32(work.height) and uint32(q) < uint32(work.width)
-                    line[a] = read(gy[int32(at + a * work.width * work.sources)]) if inside else float32(0)
+                load(line, gy, at, p, q, 0, work)
                 add(weights, line, acc)
                 if q >= first:
                     for s in range(step):
@@ -219,7 +198,7 @@ def weight_kernel(rows: int, columns: int, step: int, stored: str) -> CudaKernel
     """
     taps, reach, (read, _) = rows * columns, (ROWS - 1) * step + rows, reader_and_writer(stored)
     window, room, kept = reach * columns, taps * THREADS, columns - step
-    share, total = lane_sums(taps)
+    share, total = lane_sums(taps, LANES)
 
     def products(j: int) -> Callable:
         """Those of a row of gy."""
@@ -232,14 +211,7 @@ def weight_kernel(rows: int, columns: int, step: int, stored: str) -> CudaKernel
 
         return add
 
-    row_0, row_1, row_2, row_3 = (products(j) for j in range(ROWS))
-
-    @inlined
-    def load(line, x, at, h, v, s, work):
-        """line's column s is that of the image at v."""
-        for a in range(reach):
-            inside = uint32(h + a) < uint32(work.height) and uint32(v) < uint32(work.width)
-            line[a * columns + s] = read(x[int32(at + a * work.width * work.sources)]) if inside else float32(0)
+    add, load = rows_below(products), column_loader(reach, columns, stored)
 
     def body(x, gy, sums, work):
         partial = cuda.shared.array(room, float32)
@@ -274,13 +246,7 @@ def weight_kernel(rows: int, columns: int, step: int, stored: str) -> CudaKernel
                         line[a * columns + s] = line[a * columns + s + step]
                 for s in range(step):
                     load(line, x, int32(at + s * work.sources), h, int32(v + s), kept + s, work)
-                row_0(given, line, acc)
-                if count > 1:  # no zero of gy's may meet an infinity
-                    row_1(given, line, acc)
-                if count > 2:
-                    row_2(given, line, acc)
-                if count > 3:
-                    row_3(given, line, acc)
+                add(given, count, line, acc)
                 v, q = int32(v + step), int32(q + 1)
                 at, come = int32(at + step * work.sources), int32(come + work.results)
             e = int32(e + WARPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..cuda.language import cuda, float32, inlined, int32, int64, uint32
+from ..cuda.language import anew, cuda, float32, inlined, int32, int64, uint32
 from ..cuda.stored import reader_and_writer
 
 THREADS = 128
@@ -87,24 +87,75 @@ def block_sums(count: int) -> Callable:
     return tree
 
 
-def lane_sums(count: int) -> tuple[Callable, Callable]:
-    """The inlined functions (partial, acc) that share all threads' acc[t] for t < count, and (partial, e) that then add up
-    what the warps have for t = e // LANES in lane e % LANES, in the order of the warps; partial has count * THREADS floats.
+def column_loader(reach: int, columns: int, stored: str) -> Callable:
+    """The inlined function (line, x, at, h, v, s, work) that reads column s of a window of channels-last images.
+
+    Its pixels are at column v of x from row h on, the first at x[at] unless that is padding; the window has ``columns``.
     """
-    apart = count * LANES
+    read, _ = reader_and_writer(stored)
+
+    @inlined
+    def load(line, x, at, h, v, s, work):
+        down = anew(h)  # which lines are padding would else be kept in registers
+        for a in range(reach):
+            inside = uint32(down + a) < uint32(work.height) and uint32(v) < uint32(work.width)
+            line[a * columns + s] = read(x[int32(at + a * work.width * work.sources)]) if inside else float32(0)
+
+    return load
+
+
+def in_turn(functions: list[Callable]) -> Callable:
+    """The inlined function (factors, line, acc) that calls each; one loop over all is more than the compiler unrolls."""
+    if len(functions) == 1:
+        return functions[0]
+    head, others = functions[0], in_turn(functions[1:])
+
+    @inlined
+    def call(factors, line, acc):
+        head(factors, line, acc)
+        others(factors, line, acc)
+
+    return call
+
+
+def rows_below(products: Callable[[int], Callable]) -> Callable:
+    """The inlined function (given, count, line, acc) that calls what ``products`` makes for each of the ROWS rows of gy that
+    is below ``count``: the last strip has fewer, and no zero in their place may meet an infinity."""
+    row_0, row_1, row_2, row_3 = (products(j) for j in range(ROWS))
+
+    @inlined
+    def add(given, count, line, acc):
+        row_0(given, line, acc)
+        if count > 1:
+            row_1(given, line, acc)
+        if count > 2:
+            row_2(given, line, acc)
+        if count > 3:
+            row_3(given, line, acc)
+
+    return add
+
+
+def lane_sums(count: int, lanes: int) -> tuple[Callable, Callable]:
+    """Sums over the threads of a block that have the same number modulo ``lanes``, of acc[t] for t < count.
+
+    The inlined functions (partial, acc) that shares them, and (partial, e) that then adds up those of t = e // lanes and
+    thread e % lanes, in the order of the threads; partial has count * THREADS floats.
+    """
+    apart, others = count * lanes, THREADS // lanes
 
     @inlined
     def share(partial, acc):
         me = uint32(cuda.threadIdx.x)
         for t in range(count):
-            partial[me // uint32(LANES) * uint32(apart) + uint32(t * LANES) + me % uint32(LANES)] = acc[t]
+            partial[me // uint32(lanes) * uint32(apart) + uint32(t * lanes) + me % uint32(lanes)] = acc[t]
         cuda.syncthreads()
 
     @inlined
     def total(partial, e):
         value = float32(0)
-        for warp in range(WARPS):
-            value += partial[uint32(warp * apart) + e]
+        for other in range(others):
+            value += partial[uint32(other * apart) + e]
         return value
 
     return share, total

@@ -3,11 +3,12 @@ weight gradients' sums. Nothing here needs a compiler, so that the table of rows
 
 from __future__ import annotations
 
-from ..cuda import cuda_only, stored_only
-from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, lane_parts, window_parts
+from ..cuda import HALF_KINDS, half_only, stored_only, tf32_only
+from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, UNITS, lane_parts, slot_parts, window_parts
 from ..spec import ConvSpec
 from ..variant import Problem
 
+TENSOR_CORES = {"tensor": tf32_only, **{kind: half_only(kind) for kind in HALF_KINDS}}
 FEW_FILTERS = 8  # as many rows as the lowest tile of the implicit GEMM has
 
 
@@ -37,7 +38,7 @@ def depthwise_sums(problem: Problem) -> int:
 def tiled(problem: Problem) -> str:
     """Why the rows for groups of few channels do not take a problem; "" where they do."""
     spec = problem.spec
-    if reason := cuda_only(problem):
+    if reason := stored_only(problem):
         return reason
     turned = problem.direction == "input_grad"
     if spec.kernel != (3, 3) or spec.dilation != (1, 1):
@@ -50,12 +51,26 @@ def tiled(problem: Problem) -> str:
     most = FEW_RESULTS if problem.direction == "weight_grad" else FEW_CHANNELS
     if inner > most or outer > FEW_RESULTS:
         return f"leaves groups of more than {most} channels or {FEW_RESULTS} results to products of matrices"
+    if problem.layout != "nchw" and (inner > FEW_RESULTS or spec.groups * -(-outer // RESULTS) < UNITS):
+        return f"channels-last takes {UNITS} groups of {RESULTS} results or more, of at most {FEW_RESULTS} channels"
     return ""
+
+
+def tiled_slower(problem: Problem) -> str:
+    """Tensor cores, where they may be used and a group fills enough of their tiles: an estimate, not measured."""
+    spec = problem.spec
+    if problem.precision == "strict" or max(spec.c, spec.k) <= RESULTS * spec.groups:
+        return ""
+    return next((name for name, refuses in TENSOR_CORES.items() if not refuses(problem)), "")
 
 
 def tiled_sums(problem: Problem) -> int:
     """Bytes of the parts of the weight gradient's sums."""
     spec = problem.spec
     inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    parts = window_parts(spec.groups * -(-outer // RESULTS) * inner, spec.n * spec.out[0] * spec.out[1])
+    units, pixels = spec.groups * -(-outer // RESULTS), spec.n * spec.out[0] * spec.out[1]
+    if problem.layout != "nchw":
+        parts = slot_parts(-(-units // UNITS) * inner, pixels)
+    else:
+        parts = window_parts(units * inner, pixels)
     return 4 * parts * spec.k * inner * spec.kernel[0] * spec.kernel[1]

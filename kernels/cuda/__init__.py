@@ -24,10 +24,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ..variant import Problem, Variant, no_workspace
+from ..variant import Problem, Variant, never, no_workspace
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
+HALF_KINDS = ("float16", "bfloat16")
 
 
 def cuda_only(problem: Problem) -> str:
@@ -45,7 +46,7 @@ def cuda_only(problem: Problem) -> str:
 
 def stored_only(problem: Problem) -> str:
     """The refusal shared by the rows that take float32, float16 and bfloat16 (as the uint16 of its bits) in both layouts."""
-    if problem.device == "cuda" and problem.dtype not in ("float32", "float16", "bfloat16"):
+    if problem.device == "cuda" and problem.dtype not in ("float32", *HALF_KINDS):
         return f"takes float32, float16 and bfloat16, not {problem.dtype}"
     reason = cuda_only(problem._replace(dtype="float32", layout="nchw"))
     return reason or (_too_old(80) if problem.dtype == "bfloat16" else "")
@@ -136,6 +137,7 @@ def row(
     workspace: Callable[[Problem], int] = no_workspace,
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
+    slower: Callable[[Problem], str] = never,
 ) -> Variant:
     """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then."""
     module, _, attribute = function.rpartition(".")
@@ -145,4 +147,4 @@ def row(
 
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy)
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower)

@@ -38,4 +38,9 @@ def flat(array: Any) -> Any:
 
 def bits(array: Any) -> Any:
     """Halves as the uint16 of their bits."""
-    return array if array.dtype == "float32" else array.view("uint16")
+    return array if array.dtype.char == "f" else array.view("uint16")
+
+
+def ready(array: Any) -> Any:
+    """An array as kernels take it, which read images as they lie."""
+    return bits(flat(array) if is_last(array) else array)

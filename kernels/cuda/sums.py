@@ -9,7 +9,7 @@ import numpy as np
 
 from .kernel import CudaKernel
 from .language import cuda, divider, float32, inlined, int32, quotient, thread
-from .stored import STORED, pointer, reader_and_writer
+from .stored import STORED, bits, pointer, reader_and_writer, stored_as
 from .tiles import cut_channels
 
 THREADS = 256
@@ -93,6 +93,21 @@ def finish(
     given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(biased), relu)
     more = bias if biased else out, residual if added else out
     kernels[added](-(-out.size // THREADS), sums, *more, out, given)
+
+
+def sums_of(workspace, out, parts: int) -> Any:
+    """Where parts of the sums that ``out`` is made of come: to the workspace, or one of float32 to ``out`` itself."""
+    direct = parts == 1 and stored_as(out) == "float32"
+    return out if direct else workspace[: 4 * parts * out.size].view(np.float32)
+
+
+def finish_sums(sums, out, parts: int) -> None:
+    """Add up the parts, rounded to what ``out`` holds, where they are not ``out`` already."""
+    stored = stored_as(out)
+    if stored != "float32":
+        finish(sums, None, None, bits(out), parts, kernels=FINISH[stored])
+    elif parts > 1:
+        add_parts(sums, out, parts)
 
 
 @inlined
