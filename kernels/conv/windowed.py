@@ -59,7 +59,8 @@ def tiled(problem: Problem) -> str:
 def tiled_slower(problem: Problem) -> str:
     """Tensor cores, where they may be used and a group fills enough of their tiles: an estimate, not measured."""
     spec = problem.spec
-    if problem.precision == "strict" or max(spec.c, spec.k) <= RESULTS * spec.groups:
+    small = spec.groups >= UNITS and max(spec.c, spec.k) <= RESULTS * spec.groups
+    if small or problem.precision == "strict":
         return ""
     return next((name for name, refuses in TENSOR_CORES.items() if not refuses(problem)), "")
 
