@@ -99,19 +99,20 @@ def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
             p, v = int32(strip * ROWS), int32(q * step - work.left)
             for t in range(taps):
                 weights[t] = read(w[int32(k * taps + work.first_tap + t * work.tap_step)])
-            more = read(bias[k]) if work.biased else float32(0)
             c = quotient(k, work.by_filters, work.by_filters_shift)
             n = int32(part * work.chunk)
             end = int32(min(n + work.chunk, work.n))
             while n < end:
                 h = anew(int32(p * step - work.top))  # which lines are padding would else be kept in registers
                 at = int32(((n * work.sources + c) * work.height + h) * work.width + v)
+                more = read(bias[anew(k)]) if work.biased else float32(0)  # as the rows below, not kept in a register
                 for j in range(ROWS):
                     acc[j] = more
                 add(x, at, h, v, ROWS, work, weights, line, acc)
                 to = int32(((n * work.results + k) * work.out_height + p) * work.out_width + q)
+                row = anew(p)
                 for j in range(ROWS):
-                    if int32(p + j) < work.out_height:
+                    if int32(row + j) < work.out_height:
                         finish(acc[j], residual, y, to, work)
                     to = int32(to + work.out_width)
                 n = int32(n + 1)
