@@ -234,7 +234,7 @@ def test_work_covers_every_pixel_by_shape_alone(spec: ConvSpec):
     ],
 )  # fmt: skip
 def test_main_loops_read_a_window_once(name, products, loads, most):
-    """Four rows of 3x3 are 36 products of 18 pixels (and bias and residual, or gy); 8 rows of gx of stride 2 are 24 of 10. Sliding
+    """Four rows of 3x3 are 36 products of 18 pixels (and bias, residual, gy); 8 rows of gx of stride 2 are 24 of 10. Sliding
     along, four rows read six new pixels, and two columns of 8 rows of gx five of gy for 36 products."""
     for facts in golden.read()["kernels"][f"conv-depthwise-{name}"].values():
         mix = facts["main_loop"]
