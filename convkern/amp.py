@@ -25,13 +25,15 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from .device import library, refuse_capture
+from .device import is_cupy, library, refuse_capture
+from .scale import DeviceScale, inverse
 from .tensor import Tensor
 
 DEVICES = {"cpu": "bfloat16", "cuda": "float16"}  # and what is taken where no dtype is given, as in PyTorch
@@ -127,6 +129,10 @@ class GradScaler:
 
     The scale halves when an overflow was found and doubles after ``growth_interval`` steps without one.
 
+    Where all parameters of an optimizer live on a GPU, overflows are found, steps skipped and the scale adjusted there: the
+    host waits only where it asks, by :meth:`get_scale` or :meth:`state_dict`, and for optimizers with a step or kernel of
+    their own.
+
     Parameters
     ----------
     device : "cuda" or "cpu"
@@ -154,10 +160,12 @@ class GradScaler:
         self._enabled = enabled
         self._scale = self._positive("init_scale", init_scale)
         self._growth_tracker = 0
+        self._there: DeviceScale | None = None  # where these two are from the first loss or gradient on a GPU on
         self.set_growth_factor(growth_factor)
         self.set_backoff_factor(backoff_factor)
         self.set_growth_interval(growth_interval)
-        self._found: dict[int, bool] = {}  # of each optimizer whose gradients were divided: whether one overflowed
+        # Of each optimizer whose gradients were divided: whether one overflowed, a bool or float32 (1,) on the device.
+        self._found: dict[int, Any] = {}
         self._stepped: set[int] = set()
 
     @staticmethod
@@ -176,7 +184,11 @@ class GradScaler:
         )
         if isinstance(outputs, (tuple, list)):
             return type(outputs)(self.scale(output) for output in outputs)
-        return outputs * float(self._scale)
+        array = outputs.data if isinstance(outputs, Tensor) else outputs
+        if is_cupy(array) and array.dtype == np.float32:
+            factor = self.on_device().factor
+            return outputs * (Tensor(factor) if isinstance(outputs, Tensor) else factor)
+        return outputs * float(self._numbers()[0])
 
     def unscale_(self, optimizer: Any) -> None:
         """Divide the gradients of an optimizer's parameters by the scale, before they are clipped, say.
@@ -192,33 +204,47 @@ class GradScaler:
             raise RuntimeError("unscale_() is being called after step()")
         if id(optimizer) in self._found:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
-        overflowed = False
-        divided = []  # kept apart until all are there: memory may run out
-        with np.errstate(all="ignore"):
-            _, inverse = self.numbers()
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        gradient = p.grad.data * inverse
-                        overflowed |= not bool(library(gradient).isfinite(gradient).all())
-                        divided.append((p, gradient))
-        for p, gradient in divided:
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        divided, found = self._divided([p.grad.data for p in trained])
+        for p, gradient in zip(trained, divided, strict=True):  # all of them are there: memory did not run out
             p.grad = Tensor(gradient)
-        self._found[id(optimizer)] = overflowed
+        self._found[id(optimizer)] = found
 
-    def numbers(self) -> tuple[np.float32, np.float32]:
-        """The scale, and what gradients are multiplied by to take it out again."""
+    def _divided(self, gradients: list[Any]) -> tuple[list[Any], Any]:
+        """New arrays, and whether a number in them is not finite: a bool, or on the device where all of them are there."""
+        if gradients and all(is_cupy(gradient) and gradient.dtype == np.float32 for gradient in gradients):
+            return self.on_device().divided(gradients)
+        factor = inverse(self._numbers()[0])
         with np.errstate(all="ignore"):
-            return self._scale, np.float32(1 / np.float64(self._scale))
+            divided = [gradient * factor for gradient in gradients]
+            finite = [bool(library(gradient).isfinite(gradient).all()) for gradient in divided]
+        return divided, not all(finite)
+
+    def on_device(self) -> DeviceScale:
+        """The scale in the GPU's memory, where it is from now on."""
+        if self._there is None:
+            self._there = DeviceScale(self._scale, self._growth_tracker)
+        return self._there
+
+    def _numbers(self) -> tuple[np.float32, int]:
+        """The scale, and the steps without an overflow since it changed."""
+        return (self._scale, self._growth_tracker) if self._there is None else self._there.get()
+
+    def _set(self, scale: np.float32, tracker: int) -> None:
+        if self._there is None:
+            self._scale, self._growth_tracker = scale, tracker
+        else:
+            self._there.set(scale, tracker)
 
     def check_free(self, optimizer: Any) -> None:
         """Raise RuntimeError if a step was made, or gradients were divided, since the last :meth:`update`."""
         if id(optimizer) in self._stepped or id(optimizer) in self._found:
             raise RuntimeError("step() has already been called since the last update()")
 
-    def stepped(self, optimizer: Any, overflowed: bool) -> None:
-        """Take note of a step whose gradients something else has divided, as a captured one does."""
-        self._found[id(optimizer)] = overflowed
+    def stepped(self, optimizer: Any, found: Any) -> None:
+        """Take note of a step whose gradients something else has divided, as a captured one does: ``found`` is 0 if they
+        were finite, float32 (1,) on the device."""
+        self._found[id(optimizer)] = found
         self._stepped.add(id(optimizer))
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -226,7 +252,7 @@ class GradScaler:
 
         Returns
         -------
-        What the optimizer's step gives; None where it was skipped.
+        What the optimizer's step gives; None where it was skipped, and where only the device knows.
 
         Raises
         ------
@@ -241,8 +267,19 @@ class GradScaler:
             raise RuntimeError("step() has already been called since the last update()")
         if id(optimizer) not in self._found:
             self.unscale_(optimizer)
-        self._stepped.add(id(optimizer))
-        return None if self._found[id(optimizer)] else optimizer.step(**kwargs)
+        result = self._step(optimizer, **kwargs)
+        self._stepped.add(id(optimizer))  # not where memory ran out: such a step may be tried again
+        return result
+
+    def _step(self, optimizer: Any, **kwargs: Any) -> Any:
+        """The step or none, by what was found."""
+        found = self._found[id(optimizer)]
+        if is_cupy(found):
+            may_skip = getattr(optimizer, "may_skip", None)
+            if may_skip is not None and not kwargs and may_skip():
+                return optimizer.step_unless(found)
+            found = self._found[id(optimizer)] = bool(found.item())
+        return None if found else optimizer.step(**kwargs)
 
     def update(self, new_scale: float | None = None) -> None:
         """Adjust the scale to what the last steps met, or set it; to be called once after all optimizers' steps.
@@ -255,25 +292,36 @@ class GradScaler:
         if not self._enabled:
             return
         if new_scale is not None:
-            self._scale = self._positive("new_scale", new_scale)
+            self._set(self._positive("new_scale", new_scale), self._numbers()[1])
         elif not self._found:
             raise RuntimeError("GradScaler: update() without a step() or unscale_() before it")
-        elif any(self._found.values()):
-            self._scale, self._growth_tracker = np.float32(self._scale * np.float32(self._backoff_factor)), 0
         else:
-            self._growth_tracker += 1
-            if self._growth_tracker == self._growth_interval:
-                with np.errstate(over="ignore"):
-                    grown = np.float32(self._scale * np.float32(self._growth_factor))
-                self._scale, self._growth_tracker = grown if np.isfinite(grown) else self._scale, 0
+            self._adjust(list(self._found.values()))
         self._found, self._stepped = {}, set()
+
+    def _adjust(self, found: list[Any]) -> None:
+        """Shrink or grow; where no overflow was found on the host, the device is asked by a kernel of its own."""
+        there = [flag for flag in found if is_cupy(flag)]
+        factors = self._growth_factor, self._backoff_factor, self._growth_interval
+        if there and not any(flag is True for flag in found):
+            self.on_device().adjust(functools.reduce(operator.add, there), *factors)
+            return
+        scale, tracker = self._numbers()
+        if any(flag is True for flag in found):
+            self._set(np.float32(scale * np.float32(self._backoff_factor)), 0)
+        elif tracker + 1 == self._growth_interval:
+            with np.errstate(over="ignore"):
+                grown = np.float32(scale * np.float32(self._growth_factor))
+            self._set(grown if np.isfinite(grown) else scale, 0)
+        else:
+            self._set(scale, tracker + 1)
 
     def is_enabled(self) -> bool:
         return self._enabled
 
     def get_scale(self) -> float:
-        """The scale; 1 while disabled."""
-        return float(self._scale) if self._enabled else 1.0
+        """The scale; 1 while disabled. Where it is on a GPU, this waits for it."""
+        return float(self._numbers()[0]) if self._enabled else 1.0
 
     def get_growth_factor(self) -> float:
         return self._growth_factor
@@ -303,12 +351,13 @@ class GradScaler:
         """All that decides about the next steps, under PyTorch's names; empty while disabled."""
         if not self._enabled:
             return {}
+        scale, tracker = self._numbers()
         return {
-            "scale": self.get_scale(),
+            "scale": float(scale),
             "growth_factor": self._growth_factor,
             "backoff_factor": self._backoff_factor,
             "growth_interval": self._growth_interval,
-            "_growth_tracker": self._growth_tracker,
+            "_growth_tracker": tracker,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -326,6 +375,6 @@ class GradScaler:
             raise ValueError(f"GradScaler: the state lacks {', '.join(sorted(missing))}, it has {sorted(state_dict)}")
         options = {name: state_dict[name] for name in ("growth_factor", "backoff_factor", "growth_interval")}
         checked = GradScaler(self.device, state_dict["scale"], **options)
-        checked._growth_tracker = int(state_dict["_growth_tracker"])
-        for name in ("_scale", "_growth_factor", "_backoff_factor", "_growth_interval", "_growth_tracker"):
+        self._set(checked._scale, int(state_dict["_growth_tracker"]))
+        for name in ("_growth_factor", "_backoff_factor", "_growth_interval"):
             setattr(self, name, getattr(checked, name))

@@ -2,8 +2,7 @@
 
 A graph keeps the launches with the addresses and numbers that they were recorded with. So a batch is copied to where the
 first one was, and what changes from step to step is in the device's memory: the optimizer's numbers (learning rate, Adam's
-corrections), the scale of losses) are copied there, and noise is drawn there, before each replay. What cannot be so is
-refused in recording.
+corrections) are copied there, and noise is drawn there, before each replay. What cannot be so is refused in recording.
 
     with capture.own_stream():
         ...                                          # a step as ever: it makes the optimizer's state, and loads kernels
@@ -14,7 +13,8 @@ refused in recording.
             step.update()
 
 With ``scaler=amp.GradScaler()`` the backward pass begins at the scaled loss, divides the gradients by the scale and finds out
-whether one overflowed; ``update`` then makes the step or skips it, and ``scaler.update()`` follows as in eager steps.
+whether one overflowed; ``update`` then makes the step or skips it, and ``scaler.update()`` follows as in eager steps. All of
+this is decided on the device: the host reads nothing back.
 Averages of the weights (``optim.swa_utils``) are taken after ``update``, outside the graphs.
 
 Untried on a GPU so far: there was none.
@@ -28,13 +28,12 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from . import device, random
 from .amp import GradScaler
 from .blas import own_products
 from .kernels.cuda import launch
 from .optim.optimizer import Optimizer, update_kernels
+from .scale import Division
 from .tensor import Tensor
 
 
@@ -59,6 +58,13 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (device.is_cupy(a) and device.is_cupy(b) and a.data.ptr == b.data.ptr)
 
 
+def _room(array: Any) -> Any:
+    """A new array of this one's shape, dtype and layout."""
+    if device.is_channels_last(array):
+        return device.from_last(_room(device.to_last(array)))
+    return device.empty(array.shape, array.dtype)
+
+
 class CapturedStep:
     """A training step over batches of one shape, in three graphs: the forward pass, the backward pass and the update.
 
@@ -72,7 +78,7 @@ class CapturedStep:
     optimizer : convkern.optim.Optimizer
         Of the model's parameters; it has made a step, which made its state.
     images, labels : cupy.ndarray
-        A batch, for its shapes and dtypes alone.
+        A batch, for its shapes, dtypes and layout alone.
     scaler : convkern.amp.GradScaler, optional
         Scales the loss that ``forward`` gives; ``forward`` itself does not.
 
@@ -102,15 +108,17 @@ class CapturedStep:
         self._stream, self._pool = cupy.cuda.get_current_stream(), cupy.cuda.MemoryPool()
         self._draws: list[random.Draw] = []
         with cupy.cuda.using_allocator(self._pool.malloc):
-            self._inputs = [cupy.empty(array.shape, array.dtype) for array in (images, labels)]
-            self._scale, self._inverse = (cupy.ones((), "float32") for _ in range(2))
+            self._inputs = [_room(array) for array in (images, labels)]
         counters = [(b, b.copy()) for b in model.buffers() if device.of(b) == "cpu"]  # such as batches met so far
         optimizer.zero_grad()
-        if self._scaler is not None:  # CuPy compiles its kernels at the first call, which a capture is no place for
-            self._divided([p.data for group in optimizer.param_groups for p in group["params"]])
+        if self._scaler is not None and not optimizer.may_skip():
+            raise RuntimeError(
+                f"{type(optimizer).__name__} cannot be captured with a scaler: its kernels look at no flag"
+            )
         self._forward, self.result = self._recorded(lambda: forward(*self._inputs))
         loss = self.result[0] if isinstance(self.result, tuple) else self.result
-        self._backward, self._finite = self._recorded(lambda: self._differentiated(loss))
+        self._backward, _ = self._recorded(lambda: self._differentiated(loss))
+        self._division = self._recorded_division()
         self._update = self._recorded_update()
         self._counts = [(buffer, buffer - before) for buffer, before in counters if (buffer != before).any()]
         for buffer, before in counters:
@@ -131,45 +139,50 @@ class CapturedStep:
             raise RuntimeError(f"this training step cannot be captured into a CUDA graph: {error}") from error
         return self._stream.end_capture(), result
 
-    def _differentiated(self, loss: Any) -> Any:
-        """The backward pass; with a scaler from its scale on, and whether all gradients, divided by it again, are finite."""
+    def _differentiated(self, loss: Any) -> None:
         if self._scaler is None:
             loss.backward()
-            return None
-        loss.backward(Tensor(self._scale))
-        trained = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        gradients, finite = self._divided([p.grad.data for p in trained])
-        for p, gradient in zip(trained, gradients, strict=True):
-            p.grad = Tensor(gradient)
-        return finite
+        else:
+            loss.backward(Tensor(self._scaler.on_device().factor))
 
-    def _divided(self, gradients: list[Any]) -> tuple[list[Any], Any]:
-        """Gradients divided by the scale, and whether all of them are finite, a bool on the device."""
-        cupy = sys.modules["cupy"]
-        divided, finite = [gradient * self._inverse for gradient in gradients], cupy.ones((), bool)
-        for gradient in divided:
-            finite = cupy.logical_and(finite, cupy.isfinite(gradient).all())
-        return divided, finite
+    def _recorded_division(self) -> Any:
+        """The graph that divides gradients by the scale and finds out whether one overflowed; None without a scaler."""
+        if self._scaler is None:
+            return None
+        cupy, scale = sys.modules["cupy"], self._scaler.on_device()
+        trained = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        with cupy.cuda.using_allocator(self._pool.malloc):
+            self._divided = Division([p.grad.data for p in trained])
+        scale.divide(self._divided)  # loads its kernel, which a capture is no place for
+        graph, _ = self._recorded(lambda: scale.divide(self._divided))
+        for p, gradient in zip(trained, self._divided.divided, strict=True):
+            p.grad = Tensor(gradient)
+        return graph
 
     def _recorded_update(self) -> Any:
         optimizer, cupy = self._optimizer, sys.modules["cupy"]
+        if any(device.of(p.data) != "cuda" for group in optimizer.param_groups for p in group["params"]):
+            raise RuntimeError("only steps whose parameters all live on a GPU can be captured")
         before = {position: dict(values) for position, values in optimizer.state.items()}
-        work = optimizer.prepared()
-        new = {n: set(values) - set(before.get(n, ())) for n, values in optimizer.state.items()}
-        optimizer.state = before
+        work = optimizer.prepared(self._scaler is not None)
+        new = {n: set(values) - set(before.get(n, ())) - {"step"} for n, values in optimizer.state.items()}
+        if self._scaler is None or any(new.values()):  # otherwise the device has the count, where it is from now on
+            optimizer.state = before
         if any(new.values()):
             raise RuntimeError("the optimizer's state is not there yet: make a step before the captured one")
-        if len(work) != 1 or device.of(work[0][0][0][0]) != "cuda":
-            raise RuntimeError("only steps whose parameters all live on a GPU can be captured")
-        rows, numbers, written = work[0]
+        ((rows, numbers, written),) = work
         kernels: Any = update_kernels(written[0][1])
         for number, ((p, w), row) in enumerate(zip(written, rows, strict=True)):
             if w is not p.data or p.grad is None or row[1] is not p.grad.data:
                 raise RuntimeError(f"parameter {number} or its gradient is not contiguous, which cannot be captured")
         with cupy.cuda.using_allocator(self._pool.malloc):
             self._rows, self._numbers = kernels.Uploaded(rows), cupy.asarray(numbers)
-        graph, _ = self._recorded(lambda: optimizer.kernel(self._rows, self._numbers))
-        return graph
+        if self._scaler is None:
+            return self._recorded(lambda: optimizer.kernel(self._rows, self._numbers))[0]
+        found = self._divided.found
+        found.fill(1)
+        optimizer.kernel_unless(self._rows, self._numbers, found)  # loads its kernels, and changes nothing
+        return self._recorded(lambda: optimizer.kernel_unless(self._rows, self._numbers, found))[0]
 
     def _arrays(self) -> list[Any]:
         """What the graphs know the addresses of and do not own."""
@@ -217,11 +230,9 @@ class CapturedStep:
 
     def backward(self) -> None:
         """Replay the backward pass: every parameter's gradient is that of the batch, divided by a scaler's scale again."""
-        if self._scaler is not None:
-            scale, inverse = self._scaler.numbers()
-            self._scale.set(np.array(scale))
-            self._inverse.set(np.array(inverse))
         self._replay(self._backward, "backward pass")
+        if self._scaler is not None:
+            self._replay(self._division, "division by the scale")
         for p, gradient in self._gradients:
             p.grad = gradient
 
@@ -229,7 +240,7 @@ class CapturedStep:
         """Copy the numbers of the optimizer's next step to the device, and replay its kernel.
 
         With a scaler nothing happens where a gradient overflowed: neither parameters nor the optimizer's state change, nor do
-        Adam's corrections count the step. To know, the host waits for the backward pass, as it does in eager steps.
+        Adam's corrections count the step. The host does not wait to know.
 
         Raises
         ------
@@ -237,18 +248,15 @@ class CapturedStep:
             If gradients or the optimizer's state have moved, or :meth:`GradScaler.update` was not called since the last
             step; nothing is changed then.
         """
-        overflowed = False
         if self._scaler is not None:
             self._scaler.check_free(self._optimizer)
-            overflowed = not bool(self._finite.item())
-        if not overflowed:
-            self._make_step()
+        self._make_step()
         if self._scaler is not None:
-            self._scaler.stepped(self._optimizer, overflowed)
+            self._scaler.stepped(self._optimizer, self._divided.found)
 
     def _make_step(self) -> None:
         before = {position: dict(values) for position, values in self._optimizer.state.items()}
-        ((rows, numbers, written),) = self._optimizer.prepared()
+        ((rows, numbers, written),) = self._optimizer.prepared(self._scaler is not None)
         same = len(rows) == len(self._rows) and all(map(_same, chain(*rows), chain(*self._rows)))
         if not same:
             self._optimizer.state = before

@@ -159,7 +159,7 @@ def moved(array: np.ndarray, device: str) -> np.ndarray:
     if device == "cuda":
         import cupy
 
-        return cupy.asarray(array)
+        return from_last(cupy.asarray(to_last(array))) if is_channels_last(array) else cupy.asarray(array)
     return sys.modules["cupy"].asnumpy(array)
 
 
@@ -217,11 +217,41 @@ def is_channels_last(x: np.ndarray) -> bool:
     return not x.flags.c_contiguous and x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
+def fits_channels_last(x: np.ndarray) -> bool:
+    """True for (N, C, H, W) whose channels lie side by side in memory, whether or not it is NCHW as well."""
+    return x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def leans_channels_last(x: np.ndarray) -> bool:
+    """True for channels-last (N, C, H, W), and for slices of such: neighbouring channels lie side by side."""
+    return not x.flags.c_contiguous and x.ndim == 4 and x.shape[1] > 1 and x.strides[1] == x.dtype.itemsize
+
+
+def to_last(x: Any) -> Any:
+    """(N, C, H, W) seen as (N, H, W, C)."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def from_last(x: Any) -> Any:
+    """(N, H, W, C) seen as (N, C, H, W)."""
+    return x.transpose(0, 3, 1, 2)
+
+
+def copied(x: np.ndarray) -> np.ndarray:
+    """A copy; of channels-last images in the same layout."""
+    return x.copy("K" if is_channels_last(x) else "C")
+
+
+def laid_out(x: np.ndarray, last: bool) -> np.ndarray:
+    """The same values as a kernel takes them: channels-last (N, C, H, W) with ``last``, else C-contiguous."""
+    return from_last(kernel_array(to_last(x))) if last else kernel_array(x)
+
+
 def like_format(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Give y in the memory format of x: outputs follow their input."""
     if not is_channels_last(x):
         return y
-    return library(y).ascontiguousarray(y.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return from_last(library(y).ascontiguousarray(to_last(y)))
 
 
 def wide_array(x: np.ndarray) -> np.ndarray:

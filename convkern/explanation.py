@@ -86,6 +86,8 @@ class Explanation(list[Step]):
                 verdict += f"; {row.accuracy}" + (
                     ", its speed counts the definition's arithmetic" if step.times else ""
                 )
+            if not reason and (told := _estimate(step.problem, row)):
+                verdict += f"; {told}"
             lines.append(f"  {row.name:<12}{_work(step, row)}{_speed(step, row.name, calibration)}{verdict}")
         return lines
 
@@ -116,6 +118,15 @@ def _head(step: Step) -> str:
     """Names of the columns, for a step with measured times or without."""
     times = f"{'time':>13}{'speed':>17}{'share':>7}   " if step.times else ""
     return f"  {'row':<12}{'GFLOP':>9}{'MB':>10}{'FLOP/byte':>10}   {times}".rstrip()
+
+
+def _estimate(problem: Problem, row: Variant) -> str:
+    """What a row that takes the problem is expected to cost on a GPU, in words; "" where it is not weighed."""
+    if problem.device != "cuda":
+        return ""
+    from .kernels.cuda import costs
+
+    return costs.told(row.name, problem)
 
 
 def _work(step: Step, row: Variant) -> str:

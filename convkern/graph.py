@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import FLOATS, as_array, is_cupy, library, memory_error, of, one, whole
+from .device import FLOATS, as_array, copied, is_cupy, library, memory_error, of, one, whole
 from .memory import is_view
 from .tensor import Tensor, Version
 
@@ -324,7 +324,7 @@ def _accumulate(target: Tensor, gradient: Any, create_graph: bool, given: set[in
         target.grad = Tensor(whole(add(target.grad.data, array)))
     else:
         if id(array) in given or is_view(array) or not getattr(array.flags, "writeable", True):
-            array = array.copy()
+            array = copied(array)
         given.add(id(array))
         target.grad = Tensor(array)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,30 +18,38 @@ KEPT = 1 << 30  # bytes that wait in the pool at most
 ALIGNMENT = 64
 
 
+class _Block(NamedTuple):
+    """Memory for arrays of one size class."""
+
+    size: int  # bytes
+    memory: bytearray
+    start: int  # its first aligned byte
+
+
 class _Pool:
     """Free blocks by size."""
 
     def __init__(self) -> None:
-        self.free: dict[int, list[bytearray]] = {}
+        self.free: dict[int, list[_Block]] = {}
         self.waiting = 0  # bytes
         self.missed = 0  # arrays for which nothing waited
         self.lock = threading.RLock()  # a collection inside may end leases on the same thread
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> _Block:
         with self.lock:
             blocks = self.free.get(size)
             if blocks:
                 self.waiting -= size
                 return blocks.pop()
             self.missed += 1
-        return bytearray(size + ALIGNMENT)
+        memory = bytearray(size + ALIGNMENT)
+        return _Block(size, memory, -np.frombuffer(memory, np.uint8).ctypes.data % ALIGNMENT)
 
-    def give(self, block: bytearray) -> None:
-        size = len(block) - ALIGNMENT
+    def give(self, block: _Block) -> None:
         with self.lock:
-            if self.waiting + size <= KEPT:
-                self.free.setdefault(size, []).append(block)
-                self.waiting += size
+            if self.waiting + block.size <= KEPT:
+                self.free.setdefault(block.size, []).append(block)
+                self.waiting += block.size
 
     def clear(self) -> None:
         with self.lock:
@@ -55,7 +63,7 @@ _pool = _Pool()
 class _Lease(np.ndarray):
     """Holds a block of the pool for the arrays that use it."""
 
-    block: bytearray
+    block: _Block
 
     def __del__(self, give: Any = _pool.give) -> None:
         block = getattr(self, "block", None)
@@ -76,9 +84,9 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if nbytes < SMALLEST:
         return np.empty(shape, kind)
     block = _pool.take(_size_class(nbytes))
-    lease = np.ndarray.__new__(_Lease, (len(block),), np.uint8, buffer=block)
+    lease = np.ndarray.__new__(_Lease, (nbytes,), np.uint8, block.memory, block.start)
     lease.block = block
-    return np.ndarray(shape, kind, buffer=lease, offset=-lease.__array_interface__["data"][0] % ALIGNMENT)
+    return np.ndarray(shape, kind, lease)
 
 
 def is_view(array: np.ndarray) -> bool:

@@ -385,7 +385,7 @@ def tensor(data: Any, requires_grad: bool = False) -> Tensor:
         A leaf.
     """
     shared = Tensor(data)
-    return Tensor(shared._data.copy(), requires_grad)
+    return Tensor(_device.copied(shared._data), requires_grad)
 
 
 from . import graph, ops  # noqa: E402  (the operators above are theirs, and both need Tensor)

@@ -7,7 +7,8 @@ A row's ``run`` takes ``(inputs…, bias, residual, spec, workspace, out)`` (``b
 those of direction "forward_residual") and
 
 - writes every element of ``out``, never allocates the result, never reads outside its inputs;
-- receives C-contiguous, aligned, writeable arrays of one floating dtype (the planner's callers see to it), a ``spec``
+- receives C-contiguous, aligned, writeable arrays of one floating dtype (the planner's callers see to it), or, where the
+  problem's layout says so and the row does not refuse it, images that are all channels-last in memory; a ``spec``
   of plain integers, and a flat ``uint8`` ``workspace`` of at least the bytes that the row asked for, contents undefined;
 - gives the same bits for every number of threads: jobs are cut by the problem's shape alone, a job is computed by one
   thread from start to end, and partial sums are added in a fixed order;

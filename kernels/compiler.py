@@ -24,6 +24,7 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.ccallback import CFunc
 
+from .frames import with_room
 from .linked import Linked
 
 # Sums may be reordered and contracted into FMA; NaN, infinities and signed zeros keep their meaning but for -0 sums.
@@ -183,6 +184,7 @@ class CachedCFunc(_CFunc):
             _tell(name, "done")
 
 
+@with_room
 def entry_point(function: Callable[..., Any], signature: Any) -> CachedCFunc:
     """Compile ``function`` to a C function of the given Numba signature, from the disk cache where it is there."""
     args, result = numba.core.sigutils.normalize_signature(signature)
@@ -192,6 +194,7 @@ def entry_point(function: Callable[..., Any], signature: Any) -> CachedCFunc:
     return compiled
 
 
+@with_room
 def cached_njit(function: Callable[..., Any], signature: Any) -> Any:
     """A nogil Numba function with exactly one signature, kept in our cache."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)

@@ -17,7 +17,8 @@ from .simd import (
 )  # fmt: skip
 from .squares import spread_vector
 
-AHEAD = 1024  # elements that a copy is fetched ahead: twice the speed from the third-level cache (Zen 5)
+AHEAD = 1024  # elements that a copy is fetched ahead, at least: twice the speed from the third-level cache (Zen 5)
+FAR_PLANE = 8192  # elements of planes too large to fetch the next one's rows into the first-level cache
 SLACK = 64  # elements behind scratch that whole vectors may reach, more than any vector has
 
 # AMD cores forward no data from a masked store to a later load, so rows of scratch are written in whole vectors that
@@ -33,31 +34,34 @@ def zero_row(scratch, at, count):
 
 
 @helper
-def copy_row(scratch, at, count, source, start, step, low, high):
+def rows_ahead(plane):
+    """Elements to fetch ahead when the same rows of many planes of this size are copied: those of a plane that follows."""
+    return AHEAD if plane > FAR_PLANE else (AHEAD + plane - 1) // plane * plane
+
+
+@helper
+def copy_row(scratch, at, count, source, start, step, low, high, ahead):
     """scratch[at + j] = source[start + j * step] for low <= j < high, zero for other j < count; writes up to a vector
-    more."""
+    more. Elements ``ahead`` behind are fetched.
+
+    Every vector is masked: a branch for those that need no mask takes twice the time.
+    """
     lanes = lanes_of(scratch)
     if step == 1:
         for j in range(0, count, lanes):
-            prefetch(source, start + j + AHEAD, 1, 1)
-            if low <= j and j + lanes <= high:
-                store_tile(scratch, at + j, 0, load_tile(source, start + j, 0, 1, 1))
-            else:
-                store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
+            prefetch(source, start + j + ahead, 1, 1)
+            store_tile(scratch, at + j, 0, load_window(source, start + j, low - j, high - j))
     elif step == 2:
         for j in range(0, count, lanes):
-            prefetch(source, start + 2 * j + AHEAD, 2, 1)
-            if low <= j and j + lanes <= high:
-                store_tile(scratch, at + j, 0, load_every(source, start + 2 * j, 2, 0, lanes))
-            else:
-                store_tile(scratch, at + j, 0, load_every(source, start + 2 * j, 2, low - j, high - j))
+            prefetch(source, start + 2 * j + ahead, 2, 1)
+            store_tile(scratch, at + j, 0, load_every(source, start + 2 * j, 2, low - j, high - j))
     elif step == 3:
         for j in range(0, count, lanes):
-            prefetch(source, start + 3 * j + AHEAD, 3, 1)
+            prefetch(source, start + 3 * j + ahead, 3, 1)
             store_tile(scratch, at + j, 0, load_every(source, start + 3 * j, 3, low - j, high - j))
     elif step == 4:
         for j in range(0, count, lanes):
-            prefetch(source, start + 4 * j + AHEAD, 4, 1)
+            prefetch(source, start + 4 * j + ahead, 4, 1)
             store_tile(scratch, at + j, 0, load_every(source, start + 4 * j, 4, low - j, high - j))
     else:
         zero_row(scratch, at, count)

@@ -22,8 +22,19 @@ settings.load_profile("convkern")
 gc.set_threshold(50_000, 20, 50)
 
 
-def pytest_collection_finish():
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """What is there when a module's tests begin is never looked through again."""
+    gc.collect()  # only what came since the last time
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Tests have room for their frames; they are called as always, by pytest's own hook, which follows."""
+    from convkern.kernels.frames import with_room
+
+    pyfuncitem.obj = with_room(pyfuncitem.obj)
 
 
 @pytest.fixture
@@ -54,6 +65,23 @@ def company(request, tmp_path_factory):
         yield
 
 
+class Zeros:
+    """In place of a generator of random numbers."""
+
+    def uniform(self, *args):
+        return 0.0
+
+    normal = uniform
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Networks have zeros for weights: tests of shapes, or that set all weights themselves, need no millions of draws."""
+    from convkern.nn import init
+
+    monkeypatch.setattr(init, "generator", Zeros)
+
+
 @pytest.fixture(autouse=True)
 def nothing_fixed():
     """Every test plans afresh and leaves no row fixed, as a resumed training run does."""
@@ -63,3 +91,11 @@ def nothing_fixed():
     yield
     plan._fixed.clear()
     plan.plan.cache_clear()
+
+
+@pytest.fixture
+def any_size_on_tensor_cores(monkeypatch):
+    """Rows on tensor cores take small layers too: nothing is weighed against rows that read NCHW as it is."""
+    from convkern.kernels.cuda import costs
+
+    monkeypatch.setattr(costs, "_weighed", lambda problem: False)

@@ -89,9 +89,10 @@ def on_device() -> Iterator[None]:
 
     if not GUARD:
         cupy.cuda.set_allocator(None)
-    previous = launch.launcher
+    previous = launch.launcher, launch.upload
     launch.launcher = travelling(launch.cupy_launcher)
+    launch.upload = lambda table: table  # its arrays travel with the launch
     try:
         yield
     finally:
-        launch.launcher = previous
+        launch.launcher, launch.upload = previous

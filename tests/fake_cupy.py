@@ -2,7 +2,8 @@
 
 It proves which way arrays take through convkern, not that CuPy does what it is expected to: that needs a GPU. Where CuPy is
 stricter than NumPy it is as strict: its arrays are no NumPy arrays and do not become such by the way, its functions take no
-NumPy arrays, sums without axes are arrays, flags do not tell what is writeable, and only what is listed here exists.
+NumPy arrays, sums without axes are arrays, results of arithmetic are C-contiguous, flags do not tell what is writeable, and
+only what is listed here exists.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from convkern.kernels.cuda import launch
 
-from . import fake_device
+from . import fake_cublas, fake_device
 from .fake_device import MemoryPool, OutOfMemoryError, Stream, synchronous, using_allocator
 from .gpu import interpreted
 
@@ -65,6 +66,12 @@ def _device(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return ndarray(np.asarray(value))
     return tuple(map(_device, value)) if isinstance(value, tuple) else value
+
+
+def _rows_of(result: Any) -> Any:
+    """As CuPy's results lie that are no views: C-contiguous, whatever the operands are, where NumPy's follow those."""
+    fresh = isinstance(result, np.ndarray) and result.base is None
+    return np.asarray(result, order="C") if fresh else result
 
 
 def _arrays_in(value: Any) -> Iterator[ndarray]:
@@ -151,7 +158,7 @@ class ndarray:
             return NotImplemented
         host, more = _host(list(inputs)), _host(options)
         if out is None:
-            return _computed([*inputs, options], lambda: getattr(function, method)(*host, **more))
+            return _computed([*inputs, options], lambda: _rows_of(getattr(function, method)(*host, **more)))
         target = out.host
         _changed([*inputs, options, out], lambda: target.__setitem__(..., getattr(function, method)(*host, **more)))
         return out
@@ -165,7 +172,11 @@ class ndarray:
         return ndarray(np.asarray(host), (self if self.base is None else self.base) if shares else None)
 
     def reshape(self, *shape: Any) -> ndarray:
-        return self._viewed(self.host.reshape(*shape))
+        host: Any = self.host
+        found = host.reshape(*shape)
+        if np.may_share_memory(found, host):
+            return self._viewed(found)
+        return _computed(self, lambda: host.reshape(*shape))  # a copy
 
     def transpose(self, *axes: Any) -> ndarray:
         return self._viewed(self.host.transpose(*axes))
@@ -249,7 +260,7 @@ def _operator(name: str) -> Callable[..., Any]:
         if name[2] == "i" and name != "__invert__":
             _changed([self, *others], lambda: getattr(host, name)(*given))
             return self
-        return _computed([self, *others], lambda: getattr(host, name)(*given))
+        return _computed([self, *others], lambda: _rows_of(getattr(host, name)(*given)))
 
     return method
 
@@ -291,7 +302,8 @@ class _Function:
         if isinstance(out := options.get("out"), ndarray):
             _changed([args, options], lambda: self.function(*given, **more))
             return out
-        return _computed([args, options], lambda: self.function(*given, **more))
+        order = (lambda result: result) if self.function.__name__.endswith("_like") else _rows_of
+        return _computed([args, options], lambda: order(self.function(*given, **more)))
 
     def at(self, array: ndarray, index: Any, values: Any) -> None:
         host, place, given = array.host, _host(index), _host(values)
@@ -368,6 +380,7 @@ def module() -> Any:
     made.cuda = SimpleNamespace(
         runtime=runtime, get_device_id=lambda: 0, memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), Stream=Stream,
         MemoryPool=MemoryPool, using_allocator=using_allocator, get_current_stream=lambda: fake_device.memory.stream,
+        cublas=SimpleNamespace(gemmEx=fake_cublas.gemmEx), get_cublas_handle=lambda: fake_cublas.HANDLE,
         Device=lambda: SimpleNamespace(synchronize=lambda: synchronous("a wait for the device")),
     )  # fmt: skip
     made.get_default_memory_pool = lambda: fake_device.memory
@@ -391,7 +404,11 @@ def installed(target: str = "sm_80") -> Iterator[Any]:
                     given = tuple(map(_addresses, args))
                     _changed(arrays, lambda: run(kernel, blocks, given))
 
-            launch.launcher = launcher
+            def upload(table: tuple[Any, ...]) -> tuple[Any, ...]:
+                synchronous("a copy from the host")
+                return table  # the interpreter gives arrays their addresses
+
+            launch.launcher, launch.upload = launcher, upload
             yield made
     finally:
         del sys.modules["cupy"]

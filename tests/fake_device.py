@@ -88,6 +88,7 @@ class Memory:
         self.graph: Graph | None = None
         self.pool: MemoryPool | None = None  # that arrays are made in; None: the default one
         self.stream: Any = Stream(0)
+        self.arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # that are alive
         self.used = self.taken = self.given_back = 0  # bytes, allocations, calls that empty the pool
         self.fails: Callable[[int], bool] = lambda number: False  # by the allocation's number
 
@@ -98,6 +99,7 @@ class Memory:
                 f"Out of memory allocating {array.nbytes:,} bytes (allocated so far: {self.used:,} bytes)."
             )
         self.used += array.nbytes
+        self.arrays[id(array)] = array
         weakref.finalize(array, self._give, array.nbytes)
 
     def _give(self, nbytes: int) -> None:

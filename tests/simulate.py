@@ -91,22 +91,26 @@ def main() -> None:
             assert check_pointwise(row, POINTWISE, "float32")
             print("pointwise", row.name, row.direction)
         for row in cuda_rows("pool"):
-            assert check_pool(row, SIDE_BY_SIDE if "relu" in row.direction else POOL, "float32")
+            for layout in ("nchw", "channels_last"):
+                assert check_pool(row, SIDE_BY_SIDE if "relu" in row.direction else POOL, "float32", layout)
             print("pool", row.name, row.direction)
         for row in cuda_rows("elementwise"):
             simulate_elementwise(row)
             print("elementwise", row.name, row.direction)
         for row in cuda_rows("norm"):
-            assert check_norm(row, NormSpec(2, 2, 7, 1, int(row.direction != "input_grad")), "float32")
+            for n, pixels in ((2, 7), (5, 1)):
+                assert check_norm(row, NormSpec(n, 2, pixels, 1, int(row.direction != "input_grad")), "float32")
             print("norm", row.name, row.direction)
         for row in cuda_rows("adaptive"):
-            assert check_pool3d("adaptive", adaptive_reference, row, ADAPTIVE, "float32", 40)
+            for layout in ("nchw", "channels_last"):
+                assert check_pool3d("adaptive", adaptive_reference, row, ADAPTIVE, "float32", 40, layout)
             print("adaptive", row.name, row.direction)
         for row in cuda_rows("entropy"):
             assert check_entropy(row, ENTROPY)
             print("entropy", row.name, row.direction)
         for row in cuda_rows("reduce"):
             assert check_sum(row, ChannelSpec(2, 3, 7))
+            assert check_sum(row, ChannelSpec(7, 3, 1))
             print("reduce", row.name, row.direction)
 
 

@@ -32,7 +32,7 @@ def said(model, x):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_wrong_channels_and_too_small_an_image(name):
+def test_wrong_channels_and_too_small_an_image(name, undrawn):
     model, (n, c, h, w) = network(name)
     first = next(m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
     layer, given, why = said(model, (n, c + 1, h, w))
@@ -53,7 +53,7 @@ def test_wrong_channels_and_too_small_an_image(name):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg16", "vgg16_cifar", "nin", "densenet121", "mlp"])
-def test_images_of_three_pixels_are_too_small(name):
+def test_images_of_three_pixels_are_too_small(name, undrawn):
     model, (n, c, _, _) = network(name)
     layer, given, why = said(model, (n, c, 3, 3))
     if name == "mlp":

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from convkern import amp, capture, nn, optim
+from convkern.kernels.update import cuda_chunks
+from convkern.scale import DeviceScale
 
 from . import fake_cupy
 from .gpu import needs_compiler
@@ -30,7 +32,7 @@ class HalfRun:
     def __init__(self, cupy) -> None:
         self.cupy, self.model = cupy, layer().to("cuda")
         self.optimizer = optim.Adam(self.model.parameters(), lr=0.01)
-        self.scaler = amp.GradScaler("cuda", init_scale=2.0**15, growth_interval=1)
+        self.scaler = amp.GradScaler("cuda", init_scale=2.0**16, growth_interval=1)
         self.captured: capture.CapturedStep | None = None
         self.found: list[object] = []
 
@@ -55,6 +57,9 @@ class HalfRun:
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.look(loss)
+
+    def look(self, loss) -> None:
         state = self.optimizer.state_dict()["state"]
         self.found += [loss.item(), self.scaler.state_dict(), state[0]["step"]]
         self.found += [p.data.get().tolist() for p in self.model.parameters()]
@@ -70,6 +75,7 @@ def trained_in_halves(cupy, captured: bool) -> HalfRun:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do(cupy, monkeypatch):
     """Losses, scale, parameters and optimizer state; three of the captured steps overflow and three do not."""
     want, run = trained_in_halves(cupy, False), trained_in_halves(cupy, True)
@@ -77,14 +83,20 @@ def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do(cupy, mo
     made = want.found[2::7]  # Adam's count of the steps that were made
     assert made[0] == 1
     assert [b - a for a, b in itertools.pairwise(made)].count(0) == 3
-    honest, frozen = amp.GradScaler.stepped, (np.float32(2.0**15), np.float32(2.0**-15))
-    for name, broken in (
-        ("numbers", lambda scaler: frozen),
-        ("stepped", lambda scaler, optimizer, overflowed: honest(scaler, optimizer, False)),
+    for owner, name, broken in (
+        (DeviceScale, "adjust", lambda scale, *rest: None),
+        (optim.Adam, "kernel_unless", unguarded),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(amp.GradScaler, name, broken)
+            patch.setattr(owner, name, broken)
             assert trained_in_halves(cupy, True).found != want.found, name
+
+
+def unguarded(adam: optim.Adam, rows, numbers, found) -> None:
+    """A step that is made whatever was found."""
+    adam.always = found.copy()
+    adam.always.fill(0)
+    cuda_chunks.adam_unless(rows, numbers, adam.always)
 
 
 @needs_compiler
@@ -102,3 +114,39 @@ def test_a_scaler_is_updated_after_every_captured_step(cupy):
             np.testing.assert_array_equal(p.data.get(), value)
         with pytest.raises(TypeError, match="scaler must be a GradScaler or None, got float"):
             capture.CapturedStep(run.model, run.loss, run.optimizer, None, None, scaler=2.0)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
+def test_the_host_reads_nothing_back(cupy, monkeypatch):
+    """Neither in a captured step and the update of the scale, nor in eager ones; overflows among them."""
+
+    def reads(array):
+        raise AssertionError("the host reads from the device")
+
+    for captured in (False, True):
+        run = HalfRun(cupy)
+        run.look = lambda loss: None
+        with capture.own_stream():
+            run.step(0, False)
+            run.step(1, captured)
+            with monkeypatch.context() as patch:
+                patch.setattr(fake_cupy.ndarray, "get", reads)
+                for number in range(2, 5):
+                    run.step(number, captured)
+        state = run.optimizer.state_dict()["state"]
+        assert {values["step"] for values in state.values()} == {3}
+
+
+@needs_compiler
+def test_an_optimizer_whose_kernels_look_at_no_flag_is_not_captured_with_a_scaler(cupy):
+    class Mine(optim.Adam):
+        def kernel(self, rows, numbers):
+            super().kernel(rows, numbers)
+
+    run = HalfRun(cupy)
+    run.optimizer = Mine(run.model.parameters(), lr=0.01)
+    with capture.own_stream():
+        run.step(0, False)  # where the host reads the flag
+        with pytest.raises(RuntimeError, match="Mine cannot be captured with a scaler: its kernels look at no flag"):
+            run.step(1, True)

@@ -22,6 +22,8 @@ from .test_pool3d import ADAPTIVE, check
 
 # One element, planes around a block, sums in several parts (of 1024 elements and more), a last part that is short.
 NORMS = [(1, 2, 3), (1, 1, 257), (3, 4, 64), (5, 2, 1), (7, 3, 500)]
+# Channels side by side: lines of 1 to 32 threads, one channel beyond a group of 32, parts of which the last one is short.
+NORMS += [(70, 1, 1), (1, 3, 1), (70, 33, 1), (200, 33, 1), (1100, 3, 1)]
 
 
 @needs_compiler
@@ -58,6 +60,22 @@ def test_statistics_far_from_zero(mean, std):
         assert run("norm", row, spec, "float32", x, out=(out,))
     want = norm_reference.statistics(x.astype(np.float64), spec)
     np.testing.assert_allclose(out[0], want[0], rtol=3e-7, atol=1e-6 * std)
+    np.testing.assert_allclose(out[1], want[1], rtol=3e-5)
+
+
+@needs_compiler
+def test_statistics_far_from_zero_of_channels_side_by_side():
+    """As above; and one channel's numbers are not another's."""
+    rng = np.random.default_rng(3)
+    means = np.array([1e4, -1e6, 0, 1, 3e5] * 7)
+    x = rng.normal(means, np.abs(means) / 1e5 + 1, (700, 35)).astype("f4")[:, :, None]
+    spec = NormSpec(700, 35, 1)
+    (row,) = (row for row in cuda_rows("norm") if row.direction == "statistics")
+    out = np.empty((2, 35), "f4")
+    with interpreted("sm_80"):
+        assert run("norm", row, spec, "float32", x, out=(out,))
+    want = norm_reference.statistics(x.astype(np.float64), spec)
+    np.testing.assert_allclose(out[0], want[0], rtol=3e-7, atol=1e-6)
     np.testing.assert_allclose(out[1], want[1], rtol=3e-5)
 
 
@@ -112,6 +130,16 @@ def test_adaptive_rows(row, target):
 
 
 @needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", cuda_rows("adaptive"), ids=row_id)
+def test_adaptive_rows_on_channels_last(row, target):
+    with interpreted(target):
+        for spec in (AdaptiveSpec(2, 35, (1, 5, 7), (1, 3, 9)), AdaptiveSpec(3, 2, (3, 11, 4), (2, 5, 4))):
+            widest = math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True))
+            assert check("adaptive", adaptive_reference, row, spec, "float32", widest, "channels_last")
+
+
+@needs_compiler
 def test_adaptive_max_orders_equals_nan_and_infinities():
     spec, rng = AdaptiveSpec(2, 2, (2, 5, 7), (1, 3, 2)), np.random.default_rng(7)
     (row,) = (row for row in cuda_rows("adaptive") if row.direction == "max_forward")
@@ -153,7 +181,7 @@ def test_entropy_of_large_and_infinite_logits():
 def test_sums(target):
     (row,) = cuda_rows("reduce")
     with interpreted(target):
-        for shape in ((0, 2, 3), (1, 1, 1), (3, 5, 1), (1, 7, 300), (1, 1, 5000), (6, 3, 700)):
+        for shape in ((0, 2, 3), (1, 1, 1), (3, 5, 1), (1, 7, 300), (1, 1, 5000), (6, 3, 700), (0, 2, 1), (211, 34, 1)):
             assert check_sum(row, ChannelSpec(*shape))
 
 

@@ -81,6 +81,7 @@ def test_layouts_and_results_on_the_device(cupy):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_tensor_cores_where_they_are_asked_for(cupy):
     x, w = cupy.array(X), cupy.array(W)
     for precision, name in (("default", "tiled"), ("strict", "tiled"), ("tf32", "tensor")):
@@ -92,6 +93,7 @@ def test_tensor_cores_where_they_are_asked_for(cupy):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_halves_where_they_are_asked_for(cupy, kind):
     """By the precision, by autocast, and by float16 arrays; channels-last stays what it is, forward and backward."""
     x, w = cupy.array(X), cupy.array(W)
@@ -120,6 +122,7 @@ def test_halves_where_they_are_asked_for(cupy, kind):
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["tf32", "default"])
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_views_that_start_between_16_bytes_are_copied_for_tensor_cores(cupy, precision):
     """They read 16 bytes at a time; in float32 a view is read where it lies."""
     x, w = (RNG.integers(-4, 5, shape).astype("f4") for shape in ((2, 5, 6, 8), (3, 8, 3, 3)))
@@ -136,6 +139,7 @@ def test_views_that_start_between_16_bytes_are_copied_for_tensor_cores(cupy, pre
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_a_residual_is_added_by_the_kernel(cupy):
     """Where x and it lie alike as they are, otherwise both as NCHW; the result lies as x does, and its gradient too."""
     x, w, residual = cupy.array(X), cupy.array(W), cupy.array(GY)

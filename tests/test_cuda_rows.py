@@ -16,7 +16,7 @@ from convkern.kernels.conv import reference as conv_reference
 from convkern.kernels.cuda.tiles import product_of, product_parts
 from convkern.kernels.elementwise import reference as elementwise_reference
 from convkern.kernels.residual import with_residual
-from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, output_size
+from convkern.kernels.spec import ChannelSpec, ConvSpec, ElementwiseSpec, PointwiseSpec, PoolSpec, output_size
 from convkern.kernels.variant import Problem, Variant, cpu_only, no_workspace
 
 from .bounds import assert_within, floats, integers
@@ -206,6 +206,32 @@ def test_pool_rows_on_the_case_table(row, target):
     assert all(ran)
 
 
+NONE = ((0, 0), (0, 0))
+# One channel beyond a warp, few channels, one; windows that overlap, hang over the end, cover everything.
+LAST_POOLS = [
+    PoolSpec(2, 33, (5, 4), (3, 3), (2, 2), ONE, (1, 1), (3, 2), 0),
+    PoolSpec(3, 5, (6, 9), (2, 3), (2, 3), NONE, (1, 1), (3, 3)),
+    PoolSpec(2, 1, (4, 4), (2, 2), (1, 1), NONE, (1, 1), (3, 3)),
+    PoolSpec(5, 70, (3, 2), (3, 2), (3, 2), NONE, (1, 1), (1, 1), 1, 4),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", cuda_rows("pool"), ids=row_id)
+def test_pool_rows_on_channels_last(row, target):
+    """Where channels lie side by side; the sums of a channel in one part and in several."""
+    with interpreted(target):
+        if row.direction == "avg_relu_bias_backward":
+            specs = [*cuda_pool_specs(row), LAST_POOLS[1], LAST_POOLS[3], LAST_POOLS[1]._replace(n=28, c=34)]
+            specs.append(LAST_POOLS[0]._replace(size=(1, 1), kernel=(1, 1), stride=(1, 1), padding=NONE, out=(1, 1)))
+        else:
+            specs = LAST_POOLS + cuda_pool_specs(row)
+        for spec in specs:
+            assert check_pool(row, spec, "float32", "channels_last")
+        assert check_pool(row, specs[-1], "float32")
+
+
 @needs_compiler
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [0, 1, 255, 257, 1000])
@@ -224,7 +250,7 @@ def test_elementwise_rows(row, size, target):
 
 @needs_compiler
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("shape", [(0, 2, 3), (1, 1, 1), (3, 5, 100), (6, 3, 700)])
+@pytest.mark.parametrize("shape", [(0, 2, 3), (1, 1, 1), (3, 5, 100), (6, 3, 700), (3, 2, 1), (0, 2, 1), (211, 34, 1)])
 def test_relu_bias_grad(shape, target):
     (row,) = (row for row in cuda_rows("elementwise") if row.direction == "relu_bias_grad")
     rng, spec = np.random.default_rng(7), ChannelSpec(*shape)

@@ -236,6 +236,7 @@ def test_refusals(monkeypatch):
 
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
 @pytest.mark.parametrize(("operation", "other"), [("conv", "direct"), ("pointwise", "blocked")])
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_the_plan_takes_warpgroups_where_they_are_allowed(operation, other, direction, monkeypatch):
     spec = conv(1, 64, (5, 9), 64, (3, 3)) if operation == "conv" else PointwiseSpec(1, 64, 64, 45, 0)
     problem = Problem(operation, direction, "cuda", "float32", "tf32", spec)
@@ -268,6 +269,7 @@ def hopper():
 
 
 @needs_compiler
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_the_public_functions_take_it_in_both_layouts(hopper):
     """Forward and backward; channels-last images are read where they lie and give such."""
     rng = np.random.default_rng(2)

@@ -144,6 +144,7 @@ def test_weights_in_shared_memory_meet_no_bank_twice():
         assert executed["ld.shared.v4.f32 phases"] > 0
 
 
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_the_plan_takes_it_for_groups_of_few_channels():
     """Of any precision where a group has four channels at most; with more, tensor cores come first where they may."""
     eight, dense = RESNEXT._replace(groups=16), RESNEXT._replace(groups=4)

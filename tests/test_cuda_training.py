@@ -123,6 +123,7 @@ def mixed_step(model, optimizer, scaler, x, labels, kind) -> float:
 
 
 @pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_mixed_precision_on_the_device_is_that_of_the_cpu(kind, cupy):
     """Two steps on rows of halves with a scaled loss, then one whose gradients overflow: it is skipped."""
     make, shape = MODELS["lenet"]

@@ -29,7 +29,8 @@ from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
 from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
-from .test_cuda_rows import DEPTHWISE_EDGES, ONE, TILED_LAST, conv, edges, long
+from .test_cuda_linear import check_exact_products
+from .test_cuda_rows import DEPTHWISE_EDGES, LAST_POOLS, ONE, TILED_LAST, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -117,7 +118,8 @@ def check_pointwise_row(row) -> bool:
 
 def check_pool_row(row) -> bool:
     specs = cuda_pool_specs(row)
-    return all(check_pool(row, spec, "float32") for spec in (specs[::6] if SMALL else specs))
+    specs = specs[::6] if SMALL else specs + LAST_POOLS[:2]
+    return all(check_pool(row, spec, "float32", layout) for spec in specs for layout in ("nchw", "channels_last"))
 
 
 def check_elementwise_row(row) -> bool:
@@ -127,16 +129,17 @@ def check_elementwise_row(row) -> bool:
 
 def check_norm_row(row) -> bool:
     specs = [NormSpec(*shape, a, r) for shape in NORMS for a, r in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    return all(check_norm(row, spec, "float32", make=integers) for spec in few(specs, 7, 16, 19))
+    return all(check_norm(row, spec, "float32", make=integers) for spec in few(specs, 7, 16, 19, 34, 35))
 
 
 def check_adaptive_row(row) -> bool:
     return all(
         check_adaptive(
             "adaptive", adaptive_reference, row, spec, "float32",
-            math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True)),
+            math.prod(-(-a // b) + 1 + -(-b // a) for a, b in zip(spec.size, spec.out, strict=True)), layout,
         )
         for spec in few(ADAPTIVE.values(), 1, 4)
+        for layout in ("nchw", "channels_last")
     )  # fmt: skip
 
 
@@ -146,9 +149,8 @@ def check_entropy_row(row) -> bool:
 
 
 def check_reduce_row(row) -> bool:
-    return all(
-        check_sum(row, ChannelSpec(*shape)) for shape in few(((0, 2, 3), (1, 1, 1), (1, 7, 300), (6, 3, 700)), 3)
-    )
+    shapes = ((0, 2, 3), (1, 1, 1), (1, 7, 300), (6, 3, 700), (211, 34, 1))
+    return all(check_sum(row, ChannelSpec(*shape)) for shape in few(shapes, 3, 4))
 
 
 CHECKS = {
@@ -263,6 +265,15 @@ def test_captured_steps_are_eager_steps():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
 
 
+@pytest.mark.parametrize("kind", HALVES)
+def test_cublas_multiplies_halves(kind):
+    """Through its own API, with addresses: every transposition, odd sizes."""
+    import cupy
+
+    check_exact_products(cupy, kind)
+
+
+@pytest.mark.usefixtures("any_size_on_tensor_cores")
 def test_captured_steps_in_float16_skip_what_overflows_as_eager_ones_do():
     """Losses, scale, parameters and optimizer state of seven steps, three of which overflow, bit for bit."""
     import cupy

@@ -41,20 +41,28 @@ def row_id(row: Variant) -> str:
 GUARD, MARK = 4096, 0xA5  # bytes behind what a row may write
 
 
+def lying_last(array: np.ndarray) -> np.ndarray:
+    """The same values with channels side by side, where there are pixels; what has no such axes as it is."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if array.ndim > 3 else array
+
+
 def run(
-    operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...]
-) -> bool:
+    operation: str, row: Variant, spec: object, dtype: str, *arrays: np.ndarray, out: tuple[np.ndarray, ...],
+    layout: str = "nchw",
+) -> bool:  # fmt: skip
     """Run a row unless it cannot; out is poisoned first, so that what is not written shows, and ends before a guard, as
-    scratch does, so that what is written beyond shows too."""
+    scratch does, so that what is written beyond shows too. Images are given in ``layout``."""
     precision = row.accuracy if row.accuracy in REDUCED else "default"
-    problem = Problem(operation, row.direction, row.device, dtype, precision, spec)
+    problem = Problem(operation, row.direction, row.device, dtype, precision, spec, layout)
     if row.refuses(problem):
         return False
     size = row.workspace(problem)
     rooms = [np.full(nbytes + GUARD, 0xFF, np.uint8) for nbytes in (size, *(a.nbytes for a in out))]  # NaN, or -1
     for room in rooms:
         room[-GUARD:] = MARK  # no NaN: a sum of NaN beyond the end would leave one as it was
-    results = [room[: a.nbytes].view(a.dtype).reshape(a.shape) for room, a in zip(rooms[1:], out, strict=True)]
+    lying = [lying_last(a) if layout == "channels_last" else a for a in (*arrays, *out)]
+    arrays, shapes = tuple(lying[: len(arrays)]), lying[len(arrays) :]
+    results = [np.ndarray(a.shape, a.dtype, room, strides=a.strides) for room, a in zip(rooms[1:], shapes, strict=True)]
     copies = [a.copy() for a in arrays]
     row.run(*arrays, spec, rooms[0][:size], *results)
     for room in rooms:
@@ -105,15 +113,17 @@ def check_conv(row: Variant, spec: ConvSpec, dtype: str, make=floats, exact: boo
     elif row.accuracy == "winograd":
         assert_within(out, want, winograd_magnitude(row.direction, spec, *wide), terms + winograd_reference.TERMS)
     else:  # tensor cores may cut off halves where they add
-        magnitude = conv_magnitude(row.direction, spec, dtype, make, halved)
+        magnitude = conv_magnitude(row.direction, spec._replace(activation=0), dtype, make, halved)
         assert_within(out, want, magnitude, 2 * terms if halved else tf32_terms(row, terms))
     return True
 
 
-# The inputs, the result and its size are those of all rows of a direction; a test goes through the same cases for each row.
+# The inputs, the result and its size are those of all rows of a direction; a test goes through the same cases for each row,
+# and the rows of all directions and dtypes come before another row of the same direction.
+CASES = 20 * len(CONVS)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_inputs(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> tuple[Arrays, Arrays]:
     """What a row is given, rounded where it may round to halves, and the same in float64."""
     rng = np.random.default_rng(1)
@@ -121,16 +131,15 @@ def conv_inputs(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: s
     return arrays, [array.astype(np.float64) for array in arrays]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_wanted(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
     return conv_definition(direction, spec, *conv_inputs(direction, spec, dtype, make, halved)[1])
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CASES)
 def conv_magnitude(direction: str, spec: ConvSpec, dtype: str, make: Any, halved: str) -> np.ndarray:
-    """The sums of magnitudes."""
-    wide = conv_inputs(direction, spec, dtype, make, halved)[1]
-    return conv_definition(direction, spec._replace(activation=0), *map(np.abs, wide))
+    """The sums of magnitudes, of a convolution without activation."""
+    return conv_definition(direction, spec, *map(np.abs, conv_inputs(direction, spec, dtype, make, halved)[1]))
 
 
 def rounded(array: np.ndarray, halved: str) -> np.ndarray:
@@ -415,7 +424,7 @@ def flushed(array: np.ndarray) -> np.ndarray:
 SIDE_BY_SIDE = PoolSpec(2, 3, (7, 9), (3, 2), (3, 2), ((0, 0), (0, 0)), (1, 1), (2, 4), 1)  # with pixels left over
 
 
-def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
+def check_pool(row: Variant, spec: PoolSpec, dtype: str, layout: str = "nchw") -> bool:
     rng = np.random.default_rng(5)
     x, gy = integers(rng, spec.x_shape, dtype), floats(rng, spec.y_shape, dtype)
     x.flat[:: max(7, x.size // 5)] = np.nan if row.direction.startswith("max") else 1
@@ -424,21 +433,21 @@ def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
     wide, wide_gy = x.astype(np.float64), gy.astype(np.float64)
     window = spec.kernel[0] * spec.kernel[1]
     if row.direction == "max_forward":
-        if not run("pool", row, spec, dtype, x, out=(indices, y)):
+        if not run("pool", row, spec, dtype, x, out=(indices, y), layout=layout):
             return False
         want, want_indices = pool_reference.max_forward(wide, spec)
         np.testing.assert_array_equal(y, want)
         np.testing.assert_array_equal(indices, want_indices)
     elif row.direction == "max_backward":
         _, winners = pool_reference.max_forward(wide, spec)
-        if not run("pool", row, spec, dtype, gy, winners, out=(gx,)):
+        if not run("pool", row, spec, dtype, gy, winners, out=(gx,), layout=layout):
             return False
         want = pool_reference.max_backward(wide_gy, winners, spec)
         assert_within(gx, want, pool_reference.max_backward(np.abs(wide_gy), winners, spec), window)
     elif spec.dilation != (1, 1):
         return False
     elif row.direction == "avg_forward":
-        if not run("pool", row, spec, dtype, x, out=(y,)):
+        if not run("pool", row, spec, dtype, x, out=(y,), layout=layout):
             return False
         want = pool_reference.avg_forward(wide, spec)
         assert_within(y, want, pool_reference.avg_forward(np.abs(wide), spec), window + 1)
@@ -446,7 +455,7 @@ def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
         y = np.maximum(integers(rng, spec.x_shape, dtype), 0)
         y.flat[::17] = np.nan
         sums = np.empty(spec.c, dtype)
-        if not run("pool", row, spec, dtype, gy, y, out=(gx, sums)):
+        if not run("pool", row, spec, dtype, gy, y, out=(gx, sums), layout=layout):
             return False
         want, want_sums = pool_reference.avg_relu_bias_backward(wide_gy, y, spec)
         size, size_sums = pool_reference.avg_relu_bias_backward(np.abs(wide_gy), y, spec)
@@ -454,7 +463,7 @@ def check_pool(row: Variant, spec: PoolSpec, dtype: str) -> bool:
         assert_within(sums, want_sums, size_sums, spec.size[0] * spec.size[1] + 3)
     else:
         assert row.direction == "avg_backward"
-        if not run("pool", row, spec, dtype, gy, out=(gx,)):
+        if not run("pool", row, spec, dtype, gy, out=(gx,), layout=layout):
             return False
         want = pool_reference.avg_backward(wide_gy, spec)
         assert_within(gx, want, pool_reference.avg_backward(np.abs(wide_gy), spec), window + 1)

@@ -40,11 +40,11 @@ def size(model) -> int:
 
 
 @pytest.mark.parametrize("name", models.NAMES)
-def test_parameter_counts(name):
+def test_parameter_counts(name, undrawn):
     assert size(models.build(name)) == COUNTS[name]
 
 
-def test_other_parameter_counts():
+def test_other_parameter_counts(undrawn):
     assert size(models.alexnet(variant="2014")) == 61_100_840
     assert size(models.linear_regression(3, 2)) == 8
     assert size(models.logistic_regression(5)) == 6
@@ -52,6 +52,7 @@ def test_other_parameter_counts():
 
 
 def torch_twins():
+    """For each network's name a function that gives ours, PyTorch's, and the side of the images."""
     pytest.importorskip("torch")
     from torch.nn import Flatten, Linear, Sequential, Sigmoid
 
@@ -65,33 +66,37 @@ def torch_twins():
         return twins.bottleneck(*options, groups=32, group_width=4)
 
     return {
-        "linear regression": (models.linear_regression(7, 2), Sequential(Linear(7, 2)), None),
-        "logistic regression": (models.logistic_regression(7), Sequential(Linear(7, 1), Sigmoid()), None),
-        "softmax regression": (models.softmax_regression(5, 3, 6), Sequential(Flatten(), Linear(108, 5)), 6),
-        "mlp": (models.mlp(5, 3, 6, hidden=(8, 7)), twins.mlp(108, 8, 7, 5), 6),
-        "resnet20": (models.resnet20(5), twins.small_resnet(5, 3), 16),
-        "resnet32": (models.resnet32(5), twins.small_resnet(5, 5), 16),
-        "resnet44": (models.resnet44(5), twins.small_resnet(5, 7), 16),
-        "resnet56": (models.resnet56(5), twins.small_resnet(5, 9), 16),
-        "resnet110": (models.resnet110(5), twins.small_resnet(5, 18), 16),
-        "unet": (models.unet(3, width=4, depth=2), twins.UNet(3, 4, 2), 16),
-        "alexnet 2012": (models.alexnet(5), twins.alexnet(5, "2012"), 224),
-        "alexnet 2014": (models.alexnet(5, variant="2014"), twins.alexnet(5, "2014"), 224),
-        "vgg11": (models.vgg11(5, image_size=32), twins.vgg(5, v11, 1), 32),
-        "vgg16": (models.vgg16(5, image_size=32), twins.vgg(5, v16, 1), 32),
-        "vgg19 with batch norm": (models.vgg19(5, image_size=64, batch_norm=True), twins.vgg(5, v19, 2, True), 64),
-        "nin": (models.nin(5), twins.nin(5), 96),
-        "googlenet": (models.googlenet(5), twins.googlenet(5), 64),
-        "resnet18": (models.resnet18(5), twins.resnet(5, twins.basic, (2, 2, 2, 2), 1), 64),
-        "resnet34": (models.resnet34(5), twins.resnet(5, twins.basic, (3, 4, 6, 3), 1), 64),
-        "resnet50": (models.resnet50(5), twins.resnet(5, twins.bottleneck, (3, 4, 6, 3), 4), 64),
-        "resnet101": (models.resnet101(5), twins.resnet(5, twins.bottleneck, (3, 4, 23, 3), 4), 64),
-        "resnet152": (models.resnet152(5), twins.resnet(5, twins.bottleneck, (3, 8, 36, 3), 4), 64),
-        "resnext50_32x4d": (models.resnext50_32x4d(5), twins.resnet(5, resnext, (3, 4, 6, 3), 4), 64),
-        "densenet121": (models.densenet121(5), twins.densenet(5), 64),
-        "bottleneck": (models.Bottleneck(3, 6, stride=2), twins.bottleneck(3, 6, 2), 9),
-        "basic block": (models.BasicBlock(3, 6, stride=2), twins.basic(3, 6, 2), 9),
-        "basic block, plain": (models.BasicBlock(3, 6, stride=2, project=False), twins.plain(3, 6, 2), 9),
+        "linear regression": lambda: (models.linear_regression(7, 2), Sequential(Linear(7, 2)), None),
+        "logistic regression": lambda: (models.logistic_regression(7), Sequential(Linear(7, 1), Sigmoid()), None),
+        "softmax regression": lambda: (models.softmax_regression(5, 3, 6), Sequential(Flatten(), Linear(108, 5)), 6),
+        "mlp": lambda: (models.mlp(5, 3, 6, hidden=(8, 7)), twins.mlp(108, 8, 7, 5), 6),
+        "resnet20": lambda: (models.resnet20(5), twins.small_resnet(5, 3), 16),
+        "resnet32": lambda: (models.resnet32(5), twins.small_resnet(5, 5), 16),
+        "resnet44": lambda: (models.resnet44(5), twins.small_resnet(5, 7), 16),
+        "resnet56": lambda: (models.resnet56(5), twins.small_resnet(5, 9), 16),
+        "resnet110": lambda: (models.resnet110(5), twins.small_resnet(5, 18), 16),
+        "unet": lambda: (models.unet(3, width=4, depth=2), twins.UNet(3, 4, 2), 16),
+        "alexnet 2012": lambda: (models.alexnet(5), twins.alexnet(5, "2012"), 224),
+        "alexnet 2014": lambda: (models.alexnet(5, variant="2014"), twins.alexnet(5, "2014"), 224),
+        "vgg11": lambda: (models.vgg11(5, image_size=32), twins.vgg(5, v11, 1), 32),
+        "vgg16": lambda: (models.vgg16(5, image_size=32), twins.vgg(5, v16, 1), 32),
+        "vgg19 with batch norm": lambda: (
+            models.vgg19(5, image_size=64, batch_norm=True),
+            twins.vgg(5, v19, 2, True),
+            64,
+        ),
+        "nin": lambda: (models.nin(5), twins.nin(5), 96),
+        "googlenet": lambda: (models.googlenet(5), twins.googlenet(5), 64),
+        "resnet18": lambda: (models.resnet18(5), twins.resnet(5, twins.basic, (2, 2, 2, 2), 1), 64),
+        "resnet34": lambda: (models.resnet34(5), twins.resnet(5, twins.basic, (3, 4, 6, 3), 1), 64),
+        "resnet50": lambda: (models.resnet50(5), twins.resnet(5, twins.bottleneck, (3, 4, 6, 3), 4), 64),
+        "resnet101": lambda: (models.resnet101(5), twins.resnet(5, twins.bottleneck, (3, 4, 23, 3), 4), 64),
+        "resnet152": lambda: (models.resnet152(5), twins.resnet(5, twins.bottleneck, (3, 8, 36, 3), 4), 64),
+        "resnext50_32x4d": lambda: (models.resnext50_32x4d(5), twins.resnet(5, resnext, (3, 4, 6, 3), 4), 64),
+        "densenet121": lambda: (models.densenet121(5), twins.densenet(5), 64),
+        "bottleneck": lambda: (models.Bottleneck(3, 6, stride=2), twins.bottleneck(3, 6, 2), 9),
+        "basic block": lambda: (models.BasicBlock(3, 6, stride=2), twins.basic(3, 6, 2), 9),
+        "basic block, plain": lambda: (models.BasicBlock(3, 6, stride=2, project=False), twins.plain(3, 6, 2), 9),
     }
 
 
@@ -107,10 +112,10 @@ LONG = (
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.full) for name in LONG)])
-def test_logits_and_gradients_as_in_pytorch(name):
+def test_logits_and_gradients_as_in_pytorch(name, undrawn):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    mine, theirs, side = torch_twins()[name]
+    mine, theirs, side = torch_twins()[name]()
     mine, theirs = mine.to(np.float64), theirs.double()
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -173,7 +178,7 @@ EMPTY = {"alexnet": 224, "googlenet": 32, "vgg16": 32, "nin": 96, "resnet20": 32
 
 
 @pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_batch_gives_empty_logits(name):
+def test_an_empty_batch_gives_empty_logits(name, undrawn):
     shape = (3, EMPTY[name], EMPTY[name])
     model = models.build_for(name, shape, num_classes=4).eval()
     y = model(np.empty((0, *shape), np.float32))

@@ -49,7 +49,7 @@ ADAPTIVE = {
 }
 
 
-def check(operation: str, definition, row: Variant, spec, dtype: str, window: int) -> bool:
+def check(operation: str, definition, row: Variant, spec, dtype: str, window: int, layout: str = "nchw") -> bool:
     """One row of the pooling tables against the definition of its direction."""
     rng = np.random.default_rng(5)
     x, gy = integers(rng, spec.x_shape, dtype), floats(rng, spec.y_shape, dtype)
@@ -57,14 +57,14 @@ def check(operation: str, definition, row: Variant, spec, dtype: str, window: in
     if row.direction == "max_forward":
         x.flat[:: max(7, x.size // 5)] = np.nan
         indices = np.empty(spec.y_shape, np.int64)
-        if not run(operation, row, spec, dtype, x, out=(indices, y)):
+        if not run(operation, row, spec, dtype, x, out=(indices, y), layout=layout):
             return False
         want, winners = definition.max_forward(x, spec)
         np.testing.assert_array_equal(y, want)
         np.testing.assert_array_equal(indices, winners)
     elif row.direction == "max_backward":
         _, winners = definition.max_forward(x, spec)
-        if not run(operation, row, spec, dtype, gy, winners, out=(gx,)):
+        if not run(operation, row, spec, dtype, gy, winners, out=(gx,), layout=layout):
             return False
         wide = gy.astype(np.float64)
         want = definition.max_backward(wide, winners, spec)
@@ -72,7 +72,7 @@ def check(operation: str, definition, row: Variant, spec, dtype: str, window: in
     else:
         forward = row.direction == "avg_forward"
         array, out = (x, y) if forward else (gy, gx)
-        if not run(operation, row, spec, dtype, array, out=(out,)):
+        if not run(operation, row, spec, dtype, array, out=(out,), layout=layout):
             return False
         wide, function = array.astype(np.float64), getattr(definition, row.direction)
         assert_within(out, function(wide, spec), function(np.abs(wide), spec), window + 1)

@@ -12,7 +12,7 @@ from convkern.kernels.threads import parallel
 
 @parallel
 def _copy(job, worker, at, count, start, step, low, high, source, scratch):
-    copy_row(scratch, at, count, source, start, step, low, high)
+    copy_row(scratch, at, count, source, start, step, low, high, 64)
 
 
 @given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]), step=st.integers(1, 6), count=st.integers(1, 70))

@@ -7,13 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from ..device import FLOATS, dtype_name, kernel_array, like_format, of, whole
+from ..device import (
+    FLOATS,
+    dtype_name,
+    from_last,
+    is_channels_last,
+    is_cupy,
+    kernel_array,
+    laid_out,
+    like_format,
+    of,
+    to_last,
+    whole,
+)
 from ..graph import record
 from ..kernels.spec import ChannelSpec
 from ..kernels.variant import Problem
 from ..plan import execute
 from . import arguments as arg
-from .elementwise import elementwise
+from .elementwise import elementwise, in_memory_order
 from .reduce import axes_of, largest
 from .reduce import sum as sum_
 
@@ -31,7 +43,7 @@ def relu(x: Any) -> Any:
     """
     (xa,) = arg.kernel_inputs("relu", x=x)
     if xa.dtype.newbyteorder("=") in FLOATS:
-        y = like_format(xa, elementwise("relu", xa))
+        y = elementwise("relu", xa)
     else:
         y = whole(np.maximum(xa, 0))
     return record("relu", y, (x,), lambda needs, gy, y: [relu_grad(gy, y)], (y,))
@@ -40,12 +52,16 @@ def relu(x: Any) -> Any:
 def relu_grad(gy: Any, y: Any) -> Any:
     """gy where the ReLU let something through, else 0."""
     result = arg.array_of(y, "y")
-    gx = like_format(result, elementwise("relu_grad", arg.array_of(gy, "gy"), result))
+    gx = elementwise("relu_grad", arg.array_of(gy, "gy"), result)
     return record("relu backward", gx, (gy,), lambda needs, ggx, y: [relu_grad(ggx, y)], (result,))
 
 
 def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`relu_grad` of arrays (N, C, …) or (C, …) and its sum over every channel (C,), in one pass."""
+    if is_cupy(y) and is_channels_last(y):  # every pixel as an image of its own
+        pixels = -1, y.shape[1], 1, 1
+        g, sums = relu_bias_grad(kernel_array(to_last(gy)).reshape(pixels), to_last(y).reshape(pixels))
+        return from_last(g.reshape(to_last(y).shape)), sums
     shape = gy.shape if gy.ndim > 3 else (1, *gy.shape)
     spec = ChannelSpec(shape[0], shape[1], math.prod(shape[2:]))
     dtype = y.dtype.newbyteorder("=")
@@ -58,9 +74,9 @@ def relu_bias_grad(gy: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def pooled_relu_bias_grad(gy: np.ndarray, y: np.ndarray, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """As `relu_bias_grad`, of the gradient that an average pooling of y gives for its own gy (N, C, P, Q)."""
-    spec = problem.spec
-    g, sums = arg.new_array(y.shape, gy.dtype, y), arg.new_array((spec.c,), gy.dtype, y)
-    results = kernel_array(y).reshape(spec.x_shape)
+    spec, last = problem.spec, problem.layout == "channels_last"
+    g, sums = arg.image_array(y.shape, gy.dtype, y, last), arg.new_array((spec.c,), gy.dtype, y)
+    results = laid_out(y, last).reshape(spec.x_shape)
     execute(problem, gy, results, out=(g.reshape(spec.x_shape), sums))
     return like_format(y, g), sums
 
@@ -76,10 +92,17 @@ def sigmoid(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    xa = arg.array_of(x, "x")
-    small = np.exp(-np.abs(xa))
-    y = whole(np.where(xa >= 0, 1, small) / (1 + small))
-    return record("sigmoid", y, (x,), lambda needs, gy, y: [gy * y * (1 - y)], (y,))
+    y = whole(in_memory_order(_sigmoid, arg.array_of(x, "x")))
+    return record("sigmoid", y, (x,), lambda needs, gy, y: [in_memory_order(_sigmoid_grad, gy, y)], (y,))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def _sigmoid_grad(gy: Any, y: Any) -> Any:
+    return gy * y * (1 - y)
 
 
 def tanh(x: Any) -> Any:
@@ -93,8 +116,8 @@ def tanh(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    y = whole(np.tanh(arg.array_of(x, "x")))
-    return record("tanh", y, (x,), lambda needs, gy, y: [gy * (1 - y * y)], (y,))
+    y = whole(in_memory_order(np.tanh, arg.array_of(x, "x")))
+    return record("tanh", y, (x,), lambda needs, gy, y: [in_memory_order(lambda gy, y: gy * (1 - y * y), gy, y)], (y,))
 
 
 def softmax(x: Any, dim: int) -> Any:

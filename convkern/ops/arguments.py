@@ -34,6 +34,14 @@ def new_array(shape: tuple[int, ...], dtype: Any, like: Any) -> np.ndarray:
     return device.empty(shape, dtype) if device.is_cupy(like) else empty(shape, dtype)
 
 
+def image_array(shape: tuple[int, ...], dtype: Any, like: Any, last: bool) -> np.ndarray:
+    """As :func:`new_array`; with ``last`` (N, C, H, W) lies channels-last."""
+    if not last:
+        return new_array(shape, dtype, like)
+    n, c, h, w = shape
+    return device.from_last(new_array((n, h, w, c), dtype, like))
+
+
 def kept(value: Any, *others: Any) -> Any:
     """``value`` as the gradient of ``others`` will want it, or None where none of them requires one."""
     for other in others:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import device, graph
-from ..device import like_format, whole
+from ..device import whole
 from ..graph import record
 from . import arguments as arg
-from .elementwise import elementwise, plain_and_large
+from .elementwise import elementwise, in_memory_order, plain_and_large
 from .shape import sum_to
 
 
@@ -35,19 +36,22 @@ def _on_one_device(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
-def _binary(name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], *saved: Any) -> Any:
+def _binary(
+    name: str, compute: Callable[..., Any], a: Any, b: Any, vjp: Callable[..., Any], *saved: Any, before: Any = ()
+) -> Any:
+    """``compute(*before, a, b)`` of plain arrays and numbers, and ``vjp(needs, gy, *saved)``, both elementwise."""
     aa, ba = _operand(a, "left operand"), _operand(b, "right operand")
     if "cupy" in sys.modules:
         aa, ba = _on_one_device(name, aa, ba)
     try:
-        y = whole(compute(aa, ba))
+        y = whole(in_memory_order(compute, *before, aa, ba))
     except ValueError:
         raise ValueError(f"{name}: shapes {np.shape(aa)} and {np.shape(ba)} do not broadcast") from None
 
     shapes = np.shape(aa), np.shape(ba)
 
     def fitted(needs: list[bool], gy: Any, *saved: Any) -> list[Any]:
-        grads = vjp(needs, gy, *saved)
+        grads = in_memory_order(partial(vjp, needs), gy, *saved)
         return [sum_to(g, shape) if need else None for g, shape, need in zip(grads, shapes, needs, strict=True)]
 
     return record(name, y, (a, b), fitted, saved)
@@ -90,19 +94,20 @@ def div(a: Any, b: Any) -> Any:
 
 
 def _unary(name: str, x: Any, y: Any, vjp: Callable[..., Any], saved: tuple[Any, ...]) -> Any:
-    return record(name, whole(y), (x,), lambda needs, gy, *values: [vjp(gy, *values)], saved)
+    """y is x's image under an elementwise function, whose ``vjp(gy, *saved)`` is elementwise too."""
+    return record(name, whole(y), (x,), lambda needs, gy, *values: [in_memory_order(vjp, gy, *values)], saved)
 
 
 def neg(x: Any) -> Any:
     """-x."""
-    return _unary("neg", x, -arg.array_of(x, "x"), lambda gy: -gy, ())
+    return _unary("neg", x, in_memory_order(np.negative, arg.array_of(x, "x")), lambda gy: -gy, ())
 
 
 def pow(x: Any, exponent: float) -> Any:
     """x to the power of a number."""
     if not isinstance(exponent, (int, float, np.number)):
         raise TypeError(f"pow: exponent must be a number, got {type(exponent).__name__}")
-    y = arg.array_of(x, "x") ** exponent
+    y = in_memory_order(lambda x: x**exponent, arg.array_of(x, "x"))
 
     def vjp(gy: Any, x: Any) -> Any:
         return gy * (exponent * x ** (exponent - 1)) if exponent != 0 else gy * 0
@@ -112,24 +117,24 @@ def pow(x: Any, exponent: float) -> Any:
 
 def exp(x: Any) -> Any:
     """e to the power of x."""
-    y = whole(np.exp(arg.array_of(x, "x")))
+    y = whole(in_memory_order(np.exp, arg.array_of(x, "x")))
     return _unary("exp", x, y, lambda gy, y: gy * y, (y,))
 
 
 def log(x: Any) -> Any:
     """Natural logarithm."""
-    return _unary("log", x, np.log(arg.array_of(x, "x")), lambda gy, x: gy / x, (x,))
+    return _unary("log", x, in_memory_order(np.log, arg.array_of(x, "x")), lambda gy, x: gy / x, (x,))
 
 
 def sqrt(x: Any) -> Any:
     """Square root."""
-    y = whole(np.sqrt(arg.array_of(x, "x")))
+    y = whole(in_memory_order(np.sqrt, arg.array_of(x, "x")))
     return _unary("sqrt", x, y, lambda gy, y: gy / (2 * y), (y,))
 
 
 def abs(x: Any) -> Any:
     """Absolute value; the derivative at 0 is 0."""
-    y = np.abs(arg.array_of(x, "x"))
+    y = in_memory_order(np.abs, arg.array_of(x, "x"))
     return _unary("abs", x, y, lambda gy, x: gy * np.sign(arg.array_of(x, "x")), (x,))
 
 
@@ -138,7 +143,7 @@ def clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:
     if min is None and max is None:
         raise ValueError("clamp: min or max must be given")
     low, high = (-np.inf if min is None else min), (np.inf if max is None else max)
-    y = np.clip(arg.array_of(x, "x"), min, max)
+    y = in_memory_order(lambda x: np.clip(x, min, max), arg.array_of(x, "x"))
     return _unary("clamp", x, y, lambda gy, x: where((x < low) | (x > high), 0, gy), (x,))
 
 
@@ -151,7 +156,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     def vjp(needs: list[bool], gy: Any, mask: np.ndarray) -> tuple[Any, Any]:
         return where(mask, gy, 0) if needs[0] else None, where(mask, 0, gy) if needs[1] else None
 
-    return _binary("where", lambda a, b: np.where(mask, a, b), a, b, vjp, mask)
+    return _binary("where", np.where, a, b, vjp, mask, before=(mask,))
 
 
 def erf(x: Any) -> Any:
@@ -166,5 +171,5 @@ def erf(x: Any) -> Any:
     -------
     array or Tensor of x's shape
     """
-    y = like_format(arg.array_of(x, "x"), elementwise("erf", arg.native("erf", x)))
+    y = elementwise("erf", arg.native("erf", x))
     return _unary("erf", x, y, lambda gy, x: gy * exp(-(x * x)) * (2 / math.sqrt(math.pi)), (x,))

@@ -146,24 +146,31 @@ def _problem(axes: int, direction: str, array: np.ndarray, precision: Any, spec:
     )
 
 
-def image_arrays(problem: Problem, out: Any, *arrays: np.ndarray) -> tuple[Any, ...]:
+def image_arrays(problem: Problem, out: Any, *arrays: np.ndarray, last: bool = False) -> tuple[Any, ...]:
     """The problem, and its images as a row takes them: channels-last where all are and a row wants them so, or NCHW.
 
-    With the caller's ``out`` it is NCHW, which is then copied there.
+    Slices of channels-last images count as such. Images of one pixel or channel are both; with ``last``, or beside one that
+    is not, they are channels-last. With the caller's ``out`` it is NCHW, which is then copied there.
     """
-    if out is None and problem.device == "cuda" and all(map(device.is_channels_last, arrays)):
-        last = problem._replace(layout="channels_last")
-        if any(not refusal(row, last) for row in rows(problem.operation, problem.direction, "cuda")):
-            return last, *arrays
+    if out is None and problem.device == "cuda" and _lie_last(arrays, last):
+        lying = problem._replace(layout="channels_last")
+        if any(not refusal(row, lying) for row in rows(problem.operation, problem.direction, "cuda")):
+            return lying, *(device.laid_out(array, True) for array in arrays)
     return problem, *map(kernel_array, arrays)
+
+
+def _lie_last(arrays: tuple[np.ndarray, ...], last: bool) -> bool:
+    leaning = [device.leans_channels_last(array) for array in arrays]
+    return (last or any(leaning)) and all(
+        leans or device.fits_channels_last(array) for leans, array in zip(leaning, arrays, strict=True)
+    )
 
 
 def image_result(problem: Problem, shape: tuple[int, ...], out: Any, dtype: np.dtype, parents: tuple[Any, ...]) -> Any:
     """An array for images, see :func:`.arguments.result_array`, in the problem's layout."""
     if problem.layout == "nchw" or out is not None:
         return arg.result_array(out, shape, dtype, parents)
-    n, k, p, q = shape
-    return arg.new_array((n, p, q, k), dtype.newbyteorder("="), parents[0]).transpose(0, 3, 1, 2)
+    return arg.image_array(shape, dtype.newbyteorder("="), arg.array_of(parents[0], "input"), True)
 
 
 def in_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -193,6 +200,7 @@ def _convolve(axes: int, x: Any, w: Any, bias: Any, residual: Any, spec: Any, ou
     added = [] if residual is None else [residual_array(residual, function, xa, y_shape)]
     xa, wa = operands(precision, xa, wa)
     problem, xa, *added = image_arrays(problem, out, xa, *added)
+    last = problem.layout == "channels_last"
     y = image_result(problem, y_shape, out, xa.dtype, (x, w, bias, residual))
     inputs = in_shape(xa, spec.x_shape), kernel_array(wa.reshape(spec.w_shape)), bias_array(bias, function, xa, spec.k)
     execute(problem, *inputs, *(in_shape(a, spec.y_shape) for a in added), out=in_shape(y, spec.y_shape))
@@ -207,8 +215,10 @@ def _convolve(axes: int, x: Any, w: Any, bias: Any, residual: Any, spec: Any, ou
         elif spec.activation:
             gy = relu_grad(gy, y)
         plain = _without_activation(spec)
+        if last and device.is_cupy(gy):
+            gy = device.laid_out(gy, True)
         return [
-            _input_grad(axes, gy, w, x_shape, plain, None, precision) if needs[0] else None,
+            _input_grad(axes, gy, w, x_shape, plain, None, precision, last) if needs[0] else None,
             _weight_grad(axes, x, gy, plain, None, precision) if needs[1] else None,
             bias_grad(gy, axes) if needs[2] and gb is None else gb,
             gy if needs[3] else None,
@@ -235,13 +245,15 @@ def input_grad(
     return _input_grad(axes, gy, w, input_shape, spec, out, precision)
 
 
-def _input_grad(axes: int, gy: Any, w: Any, input_shape: Any, spec: Any, out: Any, precision: Any) -> Any:
+def _input_grad(
+    axes: int, gy: Any, w: Any, input_shape: Any, spec: Any, out: Any, precision: Any, last: bool = False
+) -> Any:
     name = f"conv{axes}d_input_grad"
     ga, wa = arg.kernel_inputs(name, gy=gy, w=w)
     problem = _problem(axes, "input_grad", ga, precision, spec)
     like = ga
     ga, wa = operands(precision, ga, wa)
-    problem, ga = image_arrays(problem, out, ga)
+    problem, ga = image_arrays(problem, out, ga, last=last)
     gx = image_result(problem, input_shape, out, ga.dtype, (gy, w))
     inputs = in_shape(ga, spec.y_shape), kernel_array(wa.reshape(spec.w_shape))
     execute(problem, *inputs, out=in_shape(gx, spec.x_shape))
@@ -305,6 +317,8 @@ def bias_grad(gy: Any, axes: int = 2) -> Any:
     (ga,) = arg.float_arrays("bias_grad", gy=gy)
     gy_shape = ga.shape
     n, k, *size = batched(gy_shape, "bias_grad", "gy", axes)
+    if device.is_cupy(ga) and device.leans_channels_last(ga):  # every pixel as an image of its own
+        n, size, ga = n * math.prod(size), [1, 1], device.to_last(ga).reshape(-1, k, 1, 1)
     plane = (math.prod(size[:-1]), size[-1])
     spec = ConvSpec(n, 1, k, 1, plane, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), plane)
     problem = Problem("conv", "bias_grad", device.of(ga), dtype_name(ga.dtype), "default", spec)

@@ -1,10 +1,14 @@
-"""Noise in training: dropout and Gaussian noise. The draws are those of :func:`convkern.random.noise`."""
+"""Noise in training: dropout and Gaussian noise. The draws are those of :func:`convkern.random.noise`; on a GPU they go over
+channels-last images in the order of memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ..device import of
+import numpy as np
+
+from ..device import from_last, is_channels_last, is_cupy, of, to_last
 from ..random import noise
 from . import arguments as arg
 from .arithmetic import add, mul
@@ -15,7 +19,18 @@ def _dropped(x: Any, p: float, drawn: tuple[int, ...]) -> Any:
     xa = arg.array_of(x, "x")
     dtype = xa.dtype.newbyteorder("=")
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    return mul(x, (noise(of(xa)).random(drawn, dtype=dtype) >= p) * dtype.type(scale))
+    return mul(x, _as_it_lies(xa, drawn, lambda shape: (_random(xa, shape) >= p) * dtype.type(scale)))
+
+
+def _random(xa: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return noise(of(xa)).random(shape, dtype=xa.dtype.newbyteorder("="))
+
+
+def _as_it_lies(xa: np.ndarray, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
+    """What ``draw`` gives for a shape; on a GPU, for all of a channels-last x, in the order of x's memory."""
+    if not is_cupy(xa) or not is_channels_last(xa) or shape != xa.shape:
+        return draw(shape)
+    return from_last(draw(to_last(xa).shape))
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
@@ -92,4 +107,5 @@ def gaussian_noise(x: Any, std: float = 0.1, training: bool = True) -> Any:
     if not training or std == 0:
         return x
     dtype = xa.dtype.newbyteorder("=")
-    return add(x, noise(of(xa)).standard_normal(xa.shape, dtype=dtype) * dtype.type(std))
+    draw = noise(of(xa)).standard_normal
+    return add(x, _as_it_lies(xa, xa.shape, lambda shape: draw(shape, dtype=dtype) * dtype.type(std)))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .. import device
-from ..graph import record
 from ..plan import HALVES
-from . import arguments as arg
 
 
 def rounded(x: np.ndarray, kind: str) -> np.ndarray:
@@ -34,15 +30,3 @@ def operands(precision: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     if precision not in HALVES or device.of(arrays[0]) != "cpu":
         return arrays
     return tuple(rounded(array, precision) for array in arrays)
-
-
-def to_half(x: Any, kind: str) -> Any:
-    """x rounded to ``kind``; its gradient is rounded too, as if both had been halves."""
-    xa = arg.array_of(x, "x")
-    return record("to_half", rounded(xa, kind), (x,), lambda needs, gy: [to_half(gy, kind)])
-
-
-def half_gradient(y: Any, kind: str) -> Any:
-    """y as it is, whose gradient is rounded to ``kind`` on its way back."""
-    ya = arg.array_of(y, "y")
-    return record("half_gradient", ya, (y,), lambda needs, gy: [to_half(gy, kind)])

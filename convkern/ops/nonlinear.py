@@ -11,6 +11,7 @@ from ..graph import record
 from . import arguments as arg
 from .activation import sigmoid
 from .arithmetic import _unary, erf, exp, where
+from .elementwise import in_memory_order
 from .shape import reshape, sum_to
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -37,7 +38,8 @@ def relu6(x: Any) -> Any:
     Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010.
     """
     xa = arg.native("relu6", x)
-    return _unary("relu6", x, np.clip(xa, 0, 6), lambda gy, x: where((x <= 0) | (x >= 6), 0, gy), (x,))
+    y = in_memory_order(lambda x: np.clip(x, 0, 6), xa)
+    return _unary("relu6", x, y, lambda gy, x: where((x <= 0) | (x >= 6), 0, gy), (x,))
 
 
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
@@ -59,7 +61,8 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     """
     slope = arg.number(negative_slope, "leaky_relu: negative_slope")
     xa = arg.native("leaky_relu", x)
-    return _unary("leaky_relu", x, np.where(xa > 0, xa, xa * slope), lambda gy, x: where(x > 0, gy, gy * slope), (x,))
+    y = in_memory_order(lambda x: np.where(x > 0, x, x * slope), xa)
+    return _unary("leaky_relu", x, y, lambda gy, x: where(x > 0, gy, gy * slope), (x,))
 
 
 def prelu(x: Any, weight: Any) -> Any:
@@ -88,7 +91,7 @@ def prelu(x: Any, weight: Any) -> Any:
         )
     shape = wa.shape
     column = (1, -1, *(1,) * (xa.ndim - 2)) if wa.size > 1 else (1,) * xa.ndim  # (C,) -> (1, C, 1, …)
-    y = np.where(xa > 0, xa, xa * wa.reshape(column))
+    y = in_memory_order(lambda x, w: np.where(x > 0, x, x * w), xa, wa.reshape(column))
 
     def vjp(needs: list[bool], gy: Any, x: Any, weight: Any) -> list[Any]:
         w = reshape(weight, column)
@@ -102,7 +105,7 @@ def prelu(x: Any, weight: Any) -> Any:
 def _elu(name: str, x: Any, alpha: float, scale: float) -> Any:
     """scale · (x where it is positive, else alpha · (exp(x) - 1))."""
     xa = arg.native(name, x)
-    y = np.where(xa > 0, xa * scale, scale * alpha * np.expm1(np.minimum(xa, 0)))
+    y = in_memory_order(lambda x: np.where(x > 0, x * scale, scale * alpha * np.expm1(np.minimum(x, 0))), xa)
 
     def vjp(gy: Any, x: Any) -> Any:
         return where(x > 0, gy * scale, gy * (scale * alpha) * exp(where(x > 0, 0, x)))
@@ -196,8 +199,10 @@ def gelu(x: Any, approximate: str = "none") -> Any:
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     xa = arg.native("gelu", x)
     if approximate == "none":
-        return _unary("gelu", x, 0.5 * xa * (1 + erf(xa * ROOT_HALF)), _gelu_grad, (x,))
-    return _unary("gelu", x, 0.5 * xa * (1 + np.tanh(_inner(xa))), _tanh_gelu_grad, (x,))
+        y = in_memory_order(lambda x: 0.5 * x * (1 + erf(x * ROOT_HALF)), xa)
+        return _unary("gelu", x, y, _gelu_grad, (x,))
+    y = in_memory_order(lambda x: 0.5 * x * (1 + np.tanh(_inner(x))), xa)
+    return _unary("gelu", x, y, _tanh_gelu_grad, (x,))
 
 
 def _inner(x: Any) -> Any:
@@ -234,7 +239,7 @@ def hardswish(x: Any) -> Any:
     Howard et al., "Searching for MobileNetV3", 2019.
     """
     xa = arg.native("hardswish", x)
-    y = xa * np.clip(xa + 3, 0, 6) / 6
+    y = in_memory_order(lambda x: x * np.clip(x + 3, 0, 6) / 6, xa)
 
     def vjp(gy: Any, x: Any) -> Any:
         return where(x <= -3, 0, where(x >= 3, gy, gy * (x / 3 + 0.5)))
@@ -255,5 +260,5 @@ def logsigmoid(x: Any) -> Any:
     array or Tensor of x's shape
     """
     xa = arg.native("logsigmoid", x)
-    y = np.minimum(xa, 0) - np.log1p(np.exp(-np.abs(xa)))
+    y = in_memory_order(lambda x: np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))), xa)
     return _unary("logsigmoid", x, y, lambda gy, x: gy * sigmoid(-x), (x,))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import dtype_name, is_cupy, kernel_array, like_format, of
+from ..device import dtype_name, is_cupy, kernel_array, leans_channels_last, like_format, of, to_last
 from ..graph import record
 from ..kernels.spec import NormSpec
 from ..kernels.variant import Problem
@@ -94,9 +94,10 @@ def batch_norm(
             f"batch_norm: residual must have x's shape {xa.shape}, got {arg.array_of(residual, 'residual').shape}"
         )
     eps = _number("eps", eps, math.inf)
-    spec = NormSpec(
-        xa.shape[0], channels, math.prod(xa.shape[2:]), arg.activation_code(activation), int(residual is not None)
-    )
+    n, pixels = xa.shape[0], math.prod(xa.shape[2:])
+    if _last(xa):
+        n, pixels = n * pixels, 1
+    spec = NormSpec(n, channels, pixels, arg.activation_code(activation), int(residual is not None))
     arg.check_precision(precision)
     running = _running(running_mean, running_var, xa, training)
     moving = _number("momentum", momentum, 1.0) if training else 0.0
@@ -157,9 +158,20 @@ def _problem(direction: str, x: np.ndarray, precision: str, spec: NormSpec) -> P
     return Problem("norm", direction, of(x), dtype_name(x.dtype), precision, spec)
 
 
-def _rows(x: np.ndarray, spec: NormSpec) -> np.ndarray:
-    """(N, C, …) -> (N, C, L), as a kernel takes it."""
-    return kernel_array(x).reshape(spec.n, spec.c, spec.pixels)
+def _last(x: np.ndarray) -> bool:
+    """Whether kernels get every pixel as an image of its own, whose channels then lie side by side: (N·L, C, 1)."""
+    return is_cupy(x) and leans_channels_last(x)
+
+
+def _rows(x: np.ndarray, spec: NormSpec, last: bool) -> np.ndarray:
+    """(N, C, …) -> (N, C, L), as a kernel takes it, or (N·L, C, 1)."""
+    return kernel_array(to_last(x) if last else x).reshape(spec.n, spec.c, spec.pixels)
+
+
+def _new_rows(x: np.ndarray, dtype: np.dtype, spec: NormSpec) -> tuple[np.ndarray, np.ndarray]:
+    """An array of x's shape, and the same memory as `_rows` of an array that lies like x."""
+    made = arg.image_array(x.shape, dtype, x, _last(x))
+    return made, (to_last(made) if _last(x) else made).reshape(spec.n, spec.c, spec.pixels)
 
 
 def _channels(
@@ -196,7 +208,8 @@ def _batch_statistics(x: np.ndarray, spec: NormSpec, precision: str) -> tuple[np
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value in a channel, got x of shape {x.shape}")
     found = arg.new_array((2, spec.c), _kept_in(x), x)
-    execute(_problem("statistics", x, precision, spec._replace(activation=0, residual=0)), _rows(x, spec), out=found)
+    problem = _problem("statistics", x, precision, spec._replace(activation=0, residual=0))
+    execute(problem, _rows(x, spec, _last(x)), out=found)
     mean, variance = found
     return mean, variance
 
@@ -213,10 +226,9 @@ def _affine(mean: np.ndarray, inverse: np.ndarray, weight: Any, bias: Any, dtype
 
 
 def _forward(x: np.ndarray, residual: Any, affine: np.ndarray, spec: NormSpec, precision: str) -> np.ndarray:
-    y = arg.new_array(x.shape, affine.dtype, x)
-    added = affine[:0] if residual is None else _rows(arg.array_of(residual, "residual"), spec)
-    problem = _problem("forward", x, precision, spec)
-    execute(problem, _rows(x, spec), added, affine, out=y.reshape(spec.n, spec.c, spec.pixels))
+    y, out = _new_rows(x, affine.dtype, spec)
+    added = affine[:0] if residual is None else _rows(arg.array_of(residual, "residual"), spec, _last(x))
+    execute(_problem("forward", x, precision, spec), _rows(x, spec, _last(x)), added, affine, out=out)
     return like_format(x, y)
 
 
@@ -228,28 +240,26 @@ def _array_gradients(
 
     With x̂ = (x - mean)·inverse and m values in a channel, gx = weight · inverse · (g - Σg/m - x̂·Σ(g·x̂)/m).
     """
-    affine = used.affine
-    shape = (spec.n, spec.c, spec.pixels)
-    rows, grad = _rows(x, spec), _rows(gy, spec)
+    affine, like = used.affine, x if is_cupy(x) else gy  # on the CPU the gradient's memory format is that of gy
+    rows, grad = _rows(x, spec, _last(x)), _rows(gy, spec, _last(x))
     masked = bool(spec.activation and spec.residual)
-    g = arg.new_array(gy.shape, affine.dtype, gy) if masked else affine[:0]
+    g, flat_g = _new_rows(x, affine.dtype, spec) if masked else (affine[:0], affine[:0])
     total = arg.new_array((2, spec.c), _kept_in(x), x)
-    result = _rows(y, spec) if masked else affine[:0]
-    flat_g = g.reshape(shape) if masked else g
+    result = _rows(y, spec, _last(x)) if masked else affine[:0]
     execute(_problem("sums", x, precision, spec), rows, grad, result, affine, out=(total, flat_g))
     slopes, gw, gb = _slopes(total, used, spec, training, weight)
     gx = None
     if needs[0]:
-        gx = arg.new_array(x.shape, affine.dtype, x)
+        gx, flat_gx = _new_rows(x, affine.dtype, spec)
         plain = spec._replace(residual=0, activation=0 if masked else spec.activation)
         source = flat_g if masked else grad
-        execute(_problem("input_grad", x, precision, plain), rows, source, slopes, out=gx.reshape(shape))
-        gx = like_format(gy, gx)
+        execute(_problem("input_grad", x, precision, plain), rows, source, slopes, out=flat_gx)
+        gx = like_format(like, gx)
     return [
         gx,
         gw if needs[1] else None,
         gb if needs[2] else None,
-        (like_format(gy, g) if masked else gy) if needs[3] else None,
+        (like_format(like, g) if masked else gy) if needs[3] else None,
     ]
 
 

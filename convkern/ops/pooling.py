@@ -6,20 +6,20 @@ One axis is two with height 1, which costs no copy.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from .. import device
-from ..device import dtype_name, kernel_array
+from ..device import dtype_name
 from ..graph import Folded, record
 from ..kernels.spec import AdaptiveSpec, Pair, Pool3dSpec, PoolSpec, empty_window, output_size, reach
 from ..kernels.variant import Problem
 from ..plan import execute, refusal, rows
 from ..tensor import Tensor
 from . import arguments as arg
-from .convolution import NAMES, user_shape
+from .convolution import NAMES, image_arrays, image_result, in_shape, user_shape
 from .shape import reshape, take_flat
 
 PASS = "avg_relu_bias_backward"
@@ -100,35 +100,48 @@ def problem(direction: str, x: np.ndarray, precision: Any, spec: Any) -> Problem
     )
 
 
+def _lying(problem: Problem, last: bool) -> Problem:
+    """The problem over channels-last images, with ``last``."""
+    return problem._replace(layout="channels_last") if last else problem
+
+
 def max_pool(
     function: str, axes: int, x: Any, spec: Spec, return_indices: bool, out: np.ndarray | None, precision: Any
 ) -> Any:
     """The largest value of each window of x (N, C, …) or (C, …), and where it was if that is wanted."""
     (xa,) = arg.kernel_inputs(function, x=x)
-    x_shape = xa.shape
-    y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x,))
-    indices = arg.new_array(y.shape, np.int64, xa)
-    results = indices.reshape(spec.y_shape), y.reshape(spec.y_shape)
-    execute(problem("max_forward", xa, precision, spec), kernel_array(xa.reshape(spec.x_shape)), out=results)
+    x_shape, y_shape = xa.shape, user_shape(spec.y_shape, axes, xa.ndim)
+    asked, given = image_arrays(problem("max_forward", xa, precision, spec), out, xa)
+    last = asked.layout == "channels_last"
+    y = image_result(asked, y_shape, out, xa.dtype, (x,))
+    indices = arg.image_array(y_shape, np.int64, xa, last)
+    execute(asked, in_shape(given, spec.x_shape), out=(in_shape(indices, spec.y_shape), in_shape(y, spec.y_shape)))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any, indices: np.ndarray) -> list[Any]:
-        return [_max_pool_grad(function, axes, gy, indices, x_shape, spec, precision)]
+        return [_max_pool_grad(function, axes, gy, indices, x_shape, spec, precision, last)]
 
     y = record(function, y, (x,), vjp, (indices,))
     if not return_indices:
         return y
-    return y, indices.copy() if isinstance(y, Tensor) else indices  # backward must find its own as they were
+    return y, indices.copy("K") if isinstance(y, Tensor) else indices  # backward must find its own as they were
 
 
 def _max_pool_grad(
-    function: str, axes: int, gy: Any, indices: np.ndarray, shape: tuple[int, ...], spec: Spec, precision: Any
+    function: str,
+    axes: int,
+    gy: Any,
+    indices: np.ndarray,
+    shape: tuple[int, ...],
+    spec: Spec,
+    precision: Any,
+    last: bool,
 ) -> Any:
-    """Add each gy to the pixel of x that won its window."""
+    """Add each gy to the pixel of x that won its window; ``last`` where indices and x are channels-last."""
     (ga,) = arg.float_arrays(f"{function} backward", gy=gy)
-    gx = arg.new_array(shape, ga.dtype, ga)
-    inputs = kernel_array(ga.reshape(spec.y_shape)), indices.reshape(spec.y_shape)
-    execute(problem("max_backward", ga, precision, spec), *inputs, out=gx.reshape(spec.x_shape))
+    gx = arg.image_array(shape, ga.dtype, ga, last)
+    inputs = in_shape(device.laid_out(ga, last), spec.y_shape), in_shape(indices, spec.y_shape)
+    execute(_lying(problem("max_backward", ga, precision, spec), last), *inputs, out=in_shape(gx, spec.x_shape))
 
     def vjp(needs: list[bool], ggx: Any, indices: np.ndarray) -> list[Any]:
         lead = indices.shape[:-axes]
@@ -143,16 +156,20 @@ def avg_pool(function: str, axes: int, x: Any, spec: Spec, out: np.ndarray | Non
     """The mean of each window of x (N, C, …) or (C, …)."""
     (xa,) = arg.kernel_inputs(function, x=x)
     x_shape = xa.shape
-    y = arg.result_array(out, user_shape(spec.y_shape, axes, xa.ndim), xa.dtype, (x,))
-    inputs = kernel_array(xa.reshape(spec.x_shape))
-    execute(problem("avg_forward", xa, precision, spec), inputs, out=y.reshape(spec.y_shape))
+    asked, given = image_arrays(problem("avg_forward", xa, precision, spec), out, xa)
+    last = asked.layout == "channels_last"
+    y = image_result(asked, user_shape(spec.y_shape, axes, xa.ndim), out, xa.dtype, (x,))
+    execute(asked, in_shape(given, spec.x_shape), out=in_shape(y, spec.y_shape))
     y = arg.deliver(y, out, xa)
 
     def vjp(needs: list[bool], gy: Any) -> list[Any]:
-        if axes == 2 and not isinstance(gy, Tensor) and _passes(folded := problem(PASS, gy, precision, spec)):
-            parts = kernel_array(gy.reshape(spec.y_shape)), folded
-            return [Folded(x_shape, gy.dtype, parts, lambda: avg_pool_grad(function, 2, gy, x_shape, spec, precision))]
-        return [avg_pool_grad(function, axes, gy, x_shape, spec, precision)]
+        if axes == 2 and not isinstance(gy, Tensor):
+            folded = _lying(problem(PASS, gy, precision, spec), last)
+            if _passes(folded):
+                parts = in_shape(device.laid_out(gy, last), spec.y_shape), folded
+                unfold = partial(avg_pool_grad, function, 2, gy, x_shape, spec, precision, last)
+                return [Folded(x_shape, gy.dtype, parts, unfold)]
+        return [avg_pool_grad(function, axes, gy, x_shape, spec, precision, last)]
 
     return record(function, y, (x,), vjp)
 
@@ -163,12 +180,14 @@ def _passes(problem: Problem) -> bool:
     return any(not refusal(row, problem) for row in rows(problem.operation, problem.direction, problem.device))
 
 
-def avg_pool_grad(function: str, axes: int, gy: Any, shape: tuple[int, ...], spec: Spec, precision: Any) -> Any:
-    """Share each gy out evenly over its window."""
+def avg_pool_grad(
+    function: str, axes: int, gy: Any, shape: tuple[int, ...], spec: Spec, precision: Any, last: bool = False
+) -> Any:
+    """Share each gy out evenly over its window; with ``last`` over channels-last images."""
     (ga,) = arg.float_arrays(f"{function} backward", gy=gy)
-    gx = arg.new_array(shape, ga.dtype, ga)
-    inputs = kernel_array(ga.reshape(spec.y_shape))
-    execute(problem("avg_backward", ga, precision, spec), inputs, out=gx.reshape(spec.x_shape))
+    gx = arg.image_array(shape, ga.dtype, ga, last)
+    inputs = in_shape(device.laid_out(ga, last), spec.y_shape)
+    execute(_lying(problem("avg_backward", ga, precision, spec), last), inputs, out=in_shape(gx, spec.x_shape))
 
     def vjp(needs: list[bool], ggx: Any) -> list[Any]:
         return [avg_pool(function, axes, ggx, spec, None, precision)]

@@ -219,7 +219,7 @@ def local_response_norm(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.
 def _channel_sums(x: Any, before: int, after: int) -> Any:
     """Sums over ``before`` channels, the channel itself and ``after`` channels."""
     xa = arg.array_of(x, "x")
-    y = xa.copy()
+    y = xa.copy("K")
     for d in range(1, before + 1):
         y[:, d:] += xa[:, :-d]
     for d in range(1, after + 1):

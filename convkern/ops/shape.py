@@ -64,11 +64,15 @@ def total(xa: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
     neighbours = not kept or kept[-1] - kept[0] == len(kept) - 1
     if not device.is_cupy(xa) or xa.dtype != np.float32 or not neighbours or not axes:
         return device.whole(xa.sum(axis=axes, keepdims=keepdims))
-    first, last = (kept[0], kept[-1] + 1) if kept else (xa.ndim, xa.ndim)
-    sizes = (math.prod(xa.shape[a:b]) for a, b in ((0, first), (first, last), (last, xa.ndim)))
-    spec = ChannelSpec(*sizes)
+    if kept in ([1], []) and device.is_channels_last(xa):  # channels behind all else, in any order
+        flat = device.to_last(xa).reshape(-1, xa.shape[1] if kept else 1, 1)
+    else:
+        first, last = (kept[0], kept[-1] + 1) if kept else (xa.ndim, xa.ndim)
+        sizes = (math.prod(xa.shape[a:b]) for a, b in ((0, first), (first, last), (last, xa.ndim)))
+        flat = device.kernel_array(xa).reshape(*sizes)
+    spec = ChannelSpec(*flat.shape)
     y = device.empty(spec.c, xa.dtype)
-    execute(Problem("reduce", "sum", "cuda", "float32", "default", spec), device.kernel_array(xa).reshape(spec), out=y)
+    execute(Problem("reduce", "sum", "cuda", "float32", "default", spec), flat, out=y)
     return y.reshape(tuple(1 if i in axes else n for i, n in enumerate(xa.shape) if keepdims or i not in axes))
 
 
@@ -104,7 +108,7 @@ def move(x: Any, place: str) -> Any:
 
 def clone(x: Any) -> Any:
     """A copy."""
-    return record("clone", arg.array_of(x, "x").copy(), (x,), lambda needs, gy: [gy])
+    return record("clone", device.copied(arg.array_of(x, "x")), (x,), lambda needs, gy: [gy])
 
 
 def _plain_index(index: Any) -> Any:
@@ -126,20 +130,27 @@ def getitem(x: Any, index: Any) -> Any:
         if hasattr(part, "dtype") and hasattr(part, "__len__"):
             device.one("getitem", ("x", "index"), (xa, part))
     y = device.whole(xa[index])
-    before = xa.shape
-    return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, before)])
+    before, last = xa.shape, device.is_channels_last(xa)
+    return record("getitem", y, (x,), lambda needs, gy: [_put(gy, index, before, last)])
 
 
-def _put(gy: Any, index: Any, shape: tuple[int, ...]) -> Any:
+def _put(gy: Any, index: Any, shape: tuple[int, ...], last: bool) -> Any:
     """Zeros of ``shape`` with gy added at ``index``; a pixel that was read twice receives twice."""
     ga = arg.array_of(gy, "gy")
     library = device.library(ga)
-    gx = library.zeros(shape, ga.dtype)
+    gx = _zeros(library, shape, ga.dtype, last)
     if _is_basic(index):
         gx[index] = ga
     else:
         library.add.at(gx, index, ga)
     return record("getitem backward", gx, (gy,), lambda needs, ggx: [getitem(ggx, index)])
+
+
+def _zeros(library: Any, shape: tuple[int, ...], dtype: Any, last: bool) -> np.ndarray:
+    if not last:
+        return library.zeros(shape, dtype)
+    n, c, h, w = shape
+    return device.from_last(library.zeros((n, h, w, c), dtype))
 
 
 def take_flat(x: Any, indices: np.ndarray) -> Any:
@@ -170,8 +181,12 @@ def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
     if not tensors:
         raise ValueError("concatenate: needs at least one array")
     arrays = arg.kernel_inputs("concatenate", **{f"tensors[{i}]": t for i, t in enumerate(tensors)})
+    last = any(map(device.leans_channels_last, arrays)) and {array.ndim for array in arrays} == {4}
     try:
-        y = np.concatenate(arrays, axis=dim)
+        if last and -4 <= dim < 4:  # CuPy would give NCHW
+            y = device.from_last(np.concatenate([device.to_last(a) for a in arrays], axis=(0, 3, 1, 2)[dim]))
+        else:
+            y = np.concatenate(arrays, axis=dim)
     except ValueError as error:
         raise ValueError(
             f"concatenate along dim={dim}: shapes {[a.shape for a in arrays]} do not fit: {error}"

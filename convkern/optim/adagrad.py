@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
+from .optimizer import Optimizer, Row, check_range, counter, state_array, update_kernels
 
 
 class Adagrad(Optimizer):
@@ -47,8 +47,17 @@ class Adagrad(Optimizer):
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         update_kernels(numbers).adagrad(rows, numbers)
 
+    def kernel_unless(self, rows: list[Row], numbers: Any, found: Any) -> None:
+        update_kernels(numbers).adagrad_unless(rows, numbers, found)
+
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
-        step = state["step"] = state.get("step", 0) + 1
-        total = state_array(state, "sum", w, group["initial_accumulator_value"])
+        step = state["step"] = int(state.get("step", 0)) + 1
         rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
-        return (total,), (rate, group["weight_decay"], group["eps"])
+        return self._total(w, state, group), (rate, group["weight_decay"], group["eps"])
+
+    def counted_row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        numbers = (0.0, group["weight_decay"], group["eps"], group["lr"], group["lr_decay"])
+        return (*self._total(w, state, group), counter(state, w)), numbers
+
+    def _total(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> Row:
+        return (state_array(state, "sum", w, group["initial_accumulator_value"]),)

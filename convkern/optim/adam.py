@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
+from .optimizer import Optimizer, Row, check_range, counter, state_array, update_kernels
 
 
 class Adam(Optimizer):
@@ -53,14 +53,29 @@ class Adam(Optimizer):
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         update_kernels(numbers).adam(rows, numbers)
 
+    def kernel_unless(self, rows: list[Row], numbers: Any, found: Any) -> None:
+        update_kernels(numbers).adam_unless(rows, numbers, found)
+
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
-        step = state["step"] = state.get("step", 0) + 1
+        step = state["step"] = int(state.get("step", 0)) + 1
         beta1, beta2 = group["betas"]
         # The running means start at zero; dividing by 1 - beta**step takes that out again.
         numbers = (group["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step))
-        arrays = (state_array(state, "exp_avg", w), state_array(state, "exp_avg_sq", w))
+        return self._means(w, state), (*numbers, *self._options(group))
+
+    def counted_row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        logarithms = (math.log(beta) if beta else -math.inf for beta in group["betas"])
+        numbers = (0.0, 0.0, *self._options(group), group["lr"], *logarithms)
+        return (*self._means(w, state), counter(state, w)), numbers
+
+    def _means(self, w: np.ndarray, state: dict[str, Any]) -> Row:
+        return state_array(state, "exp_avg", w), state_array(state, "exp_avg_sq", w)
+
+    def _options(self, group: dict[str, Any]) -> tuple[float, ...]:
+        """The kernel's numbers that do not depend on the step."""
+        beta1, beta2 = group["betas"]
         decay, shrink = self.decay(group)
-        return arrays, (*numbers, group["eps"], decay, 1 - beta1, beta2, 1 - beta2, shrink)
+        return group["eps"], decay, 1 - beta1, beta2, 1 - beta2, shrink
 
     def decay(self, group: dict[str, Any]) -> tuple[float, float]:
         """What is added to the gradient for every w, and the factor that w takes before the step."""

@@ -38,8 +38,20 @@ def state_array(state: dict[str, Any], key: str, like: np.ndarray, first: float 
     return found
 
 
-def _copied(value: Any) -> Any:
-    return cpu_copy(value) if is_cupy(value) else copy.deepcopy(value)
+def counter(state: dict[str, Any], like: np.ndarray, made: int = 0) -> np.ndarray:
+    """Where a GPU counts a parameter's steps, a float32 without axes; ``made`` so far if the state does not tell."""
+    found = state.get("step", made)
+    if not is_cupy(found):
+        found = state["step"] = library(like).full((), found, np.float32)
+    return found
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state on the CPU; steps that a GPU counted are an int."""
+    copied = {k: cpu_copy(v) if is_cupy(v) else copy.deepcopy(v) for k, v in values.items()}
+    if is_cupy(values.get("step")):
+        copied["step"] = int(copied["step"])
+    return copied
 
 
 def update_kernels(array: np.ndarray) -> Any:
@@ -120,6 +132,14 @@ class Optimizer:
         """Bring the state of parameter w to the next step; give its arrays and the numbers that the kernel takes."""
         raise NotImplementedError
 
+    def kernel_unless(self, rows: list[Row], numbers: Any, found: Any) -> None:
+        """:meth:`kernel` on a GPU with rows of :meth:`counted_row`; nothing where found[0] is not 0."""
+        raise NotImplementedError
+
+    def counted_row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        """What :meth:`row` gives, for steps that a GPU counts: the state stays, and no number depends on the step."""
+        raise NotImplementedError
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
@@ -136,11 +156,38 @@ class Optimizer:
             f"{type(self).__name__}.step", "its numbers change from step to step, and replays would keep the first"
         )
         loss = None if closure is None else closure()
+        self._step(None)
+        return loss
+
+    def step_unless(self, found: Any) -> None:
+        """:meth:`step` where found holds 0, float32 (1,) on the parameters' GPU; otherwise nothing. The host does not wait.
+
+        Only where :meth:`may_skip` says so.
+        """
+        refuse_capture(f"{type(self).__name__}.step_unless", "its rate changes from step to step")
+        self._step(found)
+
+    def may_skip(self) -> bool:
+        """Whether :meth:`step_unless` makes the steps of :meth:`step`: all on a GPU, by kernels that look at a flag."""
+
+        def owner(name: str) -> type:
+            return next(kind for kind in type(self).__mro__ if name in vars(kind))
+
+        pairs = (("kernel", "kernel_unless"), ("row", "counted_row"))
+        whole = owner("step") is Optimizer and all(owner(a) is owner(b) for a, b in pairs)
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return whole and all(of(p.data) == "cuda" for p in trained)
+
+    def _step(self, found: Any) -> None:
         before = {position: dict(values) for position, values in self.state.items()}
         changed = False
         try:
-            for rows, numbers, written in self.prepared():  # GPUs come first: there memory may run out
-                self.kernel(rows, moved(numbers, of(rows[0][0])))
+            for rows, numbers, written in self.prepared(found is not None):  # GPUs come first: there memory may run out
+                there = moved(numbers, of(rows[0][0]))
+                if found is None:
+                    self.kernel(rows, there)
+                else:
+                    self.kernel_unless(rows, there, found)
                 changed = True
                 for p, w in written:
                     if w is not p.data:
@@ -153,10 +200,12 @@ class Optimizer:
             if told is error:
                 raise
             raise told from error
-        return loss
 
-    def prepared(self) -> list[Work]:
-        """Bring the state to the next step, and give what the kernels take: :meth:`step` without the kernels."""
+    def prepared(self, counted: bool = False) -> list[Work]:
+        """Bring the state to the next step, and give what the kernels take: :meth:`step` without the kernels.
+
+        ``counted`` for :meth:`step_unless`: the kernels themselves bring the state on.
+        """
         found: dict[
             tuple[str, np.dtype], tuple[list[Row], list[tuple[float, ...]], list[tuple[Tensor, np.ndarray]]]
         ] = {}
@@ -171,7 +220,8 @@ class Optimizer:
                         raise NotImplementedError(
                             f"{type(self).__name__}: parameters on a GPU must be float32, got {w.dtype}"
                         )
-                    arrays, numbers = self.row(w, self.state.setdefault(position, {}), group)
+                    row = self.counted_row if counted else self.row
+                    arrays, numbers = row(w, self.state.setdefault(position, {}), group)
                     rows, all_numbers, written = found.setdefault((of(w), w.dtype), ([], [], []))
                     rows.append((w, kernel_array(p.grad.data), *arrays))
                     all_numbers.append(numbers)
@@ -197,7 +247,8 @@ class Optimizer:
             options = {k: v for k, v in group.items() if k != "params"}
             groups.append({**options, "params": list(range(position, position + count))})
             position += count
-        state = {i: {k: _copied(v) for k, v in values.items()} for i, values in self.state.items()}
+        state = {i: _copied(values) for i, values in self.state.items()}
+        state = {i: values for i, values in state.items() if values.get("step") != 0}  # all of whose steps were skipped
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -224,7 +275,7 @@ class Optimizer:
             loaded.append({**group, **given, "params": group["params"]})
             self.check(loaded[-1])
         flat = [p for group in self.param_groups for p in group["params"]]
-        state = {int(i): {k: _copied(v) for k, v in values.items()} for i, values in state_dict["state"].items()}
+        state = {int(i): _copied(values) for i, values in state_dict["state"].items()}
         for i, values in state.items():
             if not 0 <= i < len(flat):
                 raise ValueError(f"{name}: the state is for parameter {i}, there are {len(flat)}")

@@ -52,6 +52,9 @@ class RMSprop(Optimizer):
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         update_kernels(numbers).rmsprop(rows, numbers)
 
+    def kernel_unless(self, rows: list[Row], numbers: Any, found: Any) -> None:
+        update_kernels(numbers).rmsprop_unless(rows, numbers, found)
+
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
         square = state_array(state, "square_avg", w)
         velocity = state_array(state, "momentum_buffer", w) if group["momentum"] else None
@@ -59,3 +62,5 @@ class RMSprop(Optimizer):
         alpha = group["alpha"]
         numbers = (group["lr"], alpha, 1 - alpha, group["eps"], group["weight_decay"], group["momentum"])
         return (square, velocity, mean), numbers
+
+    counted_row = row  # there is nothing to count

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ops import arguments as arg
-from .optimizer import Optimizer, Row, check_range, state_array, update_kernels
+from .optimizer import Optimizer, Row, check_range, counter, state_array, update_kernels
 
 
 class SGD(Optimizer):
@@ -57,9 +57,28 @@ class SGD(Optimizer):
     def kernel(self, rows: list[Row], numbers: np.ndarray) -> None:
         update_kernels(numbers).sgd(rows, numbers)
 
+    def kernel_unless(self, rows: list[Row], numbers: Any, found: Any) -> None:
+        update_kernels(numbers).sgd_unless(rows, numbers, found)
+
     def row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
-        velocity, fresh = None, 1.0
-        if group["momentum"]:
-            fresh = 1 - group["dampening"] if "momentum_buffer" in state else 1.0
-            velocity = state_array(state, "momentum_buffer", w)
-        return (velocity,), (group["lr"], group["momentum"], group["weight_decay"], fresh, group["nesterov"])
+        made = _steps_made(state)
+        state.pop("step", None)
+        fresh = 1 - group["dampening"] if made and group["momentum"] else 1.0
+        return (self._velocity(w, state, group),), (*self._options(group, fresh),)
+
+    def counted_row(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> tuple[Row, tuple[float, ...]]:
+        later = 1 - group["dampening"] if group["momentum"] else 1.0
+        steps = counter(state, w, _steps_made(state))
+        return (self._velocity(w, state, group), steps), (*self._options(group, 1.0), later)
+
+    def _velocity(self, w: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> np.ndarray | None:
+        return state_array(state, "momentum_buffer", w) if group["momentum"] else None
+
+    def _options(self, group: dict[str, Any], fresh: float) -> tuple[float, ...]:
+        """The kernel's numbers; ``fresh`` is the gradient's factor in the velocity."""
+        return group["lr"], group["momentum"], group["weight_decay"], fresh, group["nesterov"]
+
+
+def _steps_made(state: dict[str, Any]) -> int:
+    """Whether a velocity is there: it begins with the first gradient. A GPU may have made it and skipped the first steps."""
+    return int(state.get("step", "momentum_buffer" in state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import cuda_only, either_layout, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_bytes, parts_bytes
 from ..residual import with_residual
@@ -29,6 +29,7 @@ from . import (
     cpu_winograd_weight,
     windowed,
 )
+from .windowed import READ_NCHW as _READ_NCHW
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -36,6 +37,14 @@ def _partial_sums(problem: Problem) -> int:
     parts = cpu_direct.weight_grad_parts(spec)
     size = spec.k * (spec.c // spec.groups) * spec.kernel[0] * spec.kernel[1] * problem.itemsize
     return 0 if parts == 1 else parts * size
+
+
+def _cuda_direct(problem: Problem) -> str:
+    spec = problem.spec
+    small = spec.groups > 1 and min(spec.c, spec.k) < windowed.FEW_FILTERS * spec.groups
+    if small:  # what the rows by windows leave is cheaper turned to NCHW and back
+        return cuda_only(problem)
+    return either_layout(problem)
 
 
 def _cuda_halves(problem: Problem) -> int:
@@ -125,23 +134,24 @@ VARIANTS = (
             _cuda_halves,
             warpgroup_only(kind),
             kind,
+            _READ_NCHW,
         )
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        cuda_row(kind, direction, f"conv.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind, _READ_NCHW)
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        cuda_row(name, direction, f"conv.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32", _READ_NCHW)
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes),
-    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes),
-    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes),
-    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes),
+    cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes, _cuda_direct),
+    cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes, _cuda_direct),
+    cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes, _cuda_direct),
+    cuda_row("direct", "weight_grad", "conv.cuda_direct.weight_grad", parts_bytes, _cuda_direct),
     cuda_row("rows", "bias_grad", "conv.cuda_direct.bias_grad", channel_bytes),
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import simd
 from ..compiler import helper
-from ..rows import copy_row, zero_row
+from ..rows import copy_row, rows_ahead, zero_row
 from ..spec import Pair
 
 
@@ -93,7 +93,7 @@ def channels_together(channels: int) -> int:
 @helper
 def copy_lines(source, channel, line, rows, lines, scratch):
     """Copy the pixels of ``rows`` lines of one channel to scratch, ``size`` rows for each line, zeros for padding."""
-    at = 0
+    at, ahead = 0, rows_ahead(lines.height * lines.width)
     for g in range(line, line + rows):
         n, i = g // lines.down, g % lines.down
         plane = (n * lines.channels + channel) * lines.height * lines.width
@@ -104,5 +104,6 @@ def copy_lines(source, channel, line, rows, lines, scratch):
             if h < 0 or h >= lines.height:
                 zero_row(scratch, at, lines.pitch)
             else:
-                copy_row(scratch, at, lines.pitch, source, plane + h * lines.width - lines.left, 1, low, high)
+                row = plane + h * lines.width - lines.left
+                copy_row(scratch, at, lines.pitch, source, row, 1, low, high, ahead)
             at += lines.pitch

@@ -1,8 +1,7 @@
 """What the convolution rows are expected to cost, so that the cheapest one runs.
 
-The rows' work is counted in units.py. CYCLES says what a unit takes, fitted to the measured times of generated layers on one
-core (Zen 5). Half of the estimates are within a tenth, nine tenths within 35%; the row that they choose takes 2% more than
-the fastest one in the mean.
+The rows' work is counted in units.py. CYCLES says what a unit takes, fitted to the measured times of 473 layers on two cores,
+whose inputs no cache held (Zen 5). The row that they choose takes 2% more than the fastest one in the mean.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ from .units import EVEN, UNITS, Units, up
 
 # Of a row's units, in their order, and at last of a call.
 CYCLES: dict[tuple[str, str], Units] = {
-    ("pointwise", "forward"): (1.29, 2.28, 0.459, 0, 7.13, 6.67, 58700),
-    ("pointwise", "input_grad"): (1.3, 4.66, 0, 1.81, 6.88, 17.4, 46300),
-    ("pointwise", "weight_grad"): (1.21, 4.35, 16.2, 83.7, 0, 2.5, 37700),
+    ("pointwise", "forward"): (1.21, 1.95, 2.99, 0, 1.69, 4.94, 144800),
+    ("pointwise", "input_grad"): (1.21, 0, 0, 0.544, 6.5, 14.9, 124600),
+    ("pointwise", "weight_grad"): (1.2, 3.82, 0, 127, 20.2, 4.06, 143400),
     ("depthwise", "forward"): (0.367, 0.916, 5.89, 0.812, 21100),
-    ("depthwise", "input_grad"): (0.436, 1.48, 5.44, 0.332, 18700),
-    ("depthwise", "weight_grad"): (0.38, 0.818, 6.68, 0.681, 32900),
-    ("lanes", "forward"): (0.765, 8.21, 3.95, 5.8, 35.1, 0.185, 65500),
-    ("lanes", "input_grad"): (0.836, 11.4, 1.78, 14, 12.1, 0, 68900),
-    ("lanes", "weight_grad"): (0.905, 6.36, 9.59, 5.29, 9.59, 0.317, 168900),
-    ("winograd", "forward"): (1.72, 309, 192, 294, 63700),
-    ("winograd", "input_grad"): (1.61, 348, 247, 388, 52400),
-    ("winograd", "weight_grad"): (1.99, 0, 394, 171, 0, 138200),
-    ("images", "forward"): (1.08, 0, 5.85, 95.9, 0, 9.06, 8.6, 31000),
-    ("images", "input_grad"): (0.784, 3.65, 5.88, 88.1, 29.7, 5.05, 9.45, 30700),
+    ("depthwise", "input_grad"): (0.73, 1.22, 5.23, 0, 30700),
+    ("depthwise", "weight_grad"): (0.173, 1.1, 12, 3.23, 57400),
+    ("lanes", "forward"): (0.741, 11.9, 4.96, 3.88, 33, 0.833, 114700),
+    ("lanes", "input_grad"): (0.809, 15.1, 3.24, 11.5, 6.89, 4.59, 121900),
+    ("lanes", "weight_grad"): (1.07, 11.5, 9.08, 7.82, 7.66, 4.39, 198500),
+    ("winograd", "forward"): (1.31, 362, 116, 614, 133000),
+    ("winograd", "input_grad"): (1.3, 318, 160, 595, 141000),
+    ("winograd", "weight_grad"): (1.13, 8.89, 643, 418, 0, 218100),
+    ("images", "forward"): (0.965, 0, 7.39, 115, 0, 6.39, 7.77, 52800),
+    ("images", "input_grad"): (0.811, 0.265, 11.1, 204, 0, 4.92, 5.49, 50700),
     ("images", "weight_grad"): (1.27, 77.4, 4.71, 2.47, 2.74, 35900),
-    ("spread", "input_grad"): (1.22, 0, 1.81, 217, 23, 14.1, 47900),
-    ("channels", "forward"): (1.22, 0, 8.39, 30, 0, 0, 7.06, 15.8, 17.2, 90000),
-    ("channels", "input_grad"): (1.2, 0, 7.22, 9.96, 20.4, 33.5, 5.84, 19.6, 9.33, 83600),
-    ("channels", "weight_grad"): (0.855, 2.8, 7.8, 6.37, 7.24, 107, 0, 6.35, 34200),
-    ("patches", "forward"): (0.978, 234, 8.45, 0, 1.98, 63500),
-    ("patches", "input_grad"): (1.22, 167, 4.31, 2.76, 0.493, 57000),
-    ("patches", "weight_grad"): (1.17, 132, 8.92, 6.9, 0, 38200),
-    ("tiled", "forward"): (1.14, 0, 2.68, 13.7, 18.4, 21.8, 0, 0, 37800),
-    ("tiled", "input_grad"): (1.07, 1.23, 8.32, 12.8, 13.4, 5.93, 0.32, 1.26, 40500),
-    ("tiled", "weight_grad"): (0.61, 7.75, 4.61, 15, 7.06, 39500),
+    ("spread", "input_grad"): (1.19, 0, 1.96, 182, 21.7, 18.3, 91100),
+    ("channels", "forward"): (1.04, 1.21, 7.06, 63.8, 0, 0, 29.9, 0.25, 4.57, 80500),
+    ("channels", "input_grad"): (1.07, 0.721, 4.5, 22.4, 13.7, 26.5, 14, 13.3, 15.3, 96500),
+    ("channels", "weight_grad"): (0.982, 0.872, 3.94, 12.5, 7.38, 124, 4.7, 2.83, 57900),
+    ("patches", "forward"): (1.21, 62.8, 11.1, 6.74, 3, 113600),
+    ("patches", "input_grad"): (1.37, 0, 5.65, 3.67, 3.42, 116200),
+    ("patches", "weight_grad"): (1.01, 144, 10, 1.86, 0, 116000),
+    ("tiled", "forward"): (1.04, 0.413, 2.55, 17.8, 19, 8.47, 0, 0, 64400),
+    ("tiled", "input_grad"): (0.947, 1.49, 3.92, 21, 10.7, 8.88, 0.332, 6.43, 65400),
+    ("tiled", "weight_grad"): (0, 13.3, 4.49, 20.6, 6.37, 65400),
 }
 
 
@@ -67,7 +66,7 @@ def _waits(jobs: float) -> float:
 
 @lru_cache(maxsize=4096)
 def cycles(row: str, direction: str, spec: ConvSpec, itemsize: int) -> float:
-    """Expected cycles of a row on one thread, with what a second one would wait where jobs do not share out evenly."""
+    """Expected cycles of a row, of two threads together, waiting included where jobs do not share out evenly."""
     *units, call = CYCLES[row, direction]
     jobs, *counts = UNITS[row, direction](spec, itemsize)
     return sum(count * unit for count, unit in zip(counts, units, strict=True)) * _waits(jobs) + call
@@ -117,8 +116,8 @@ def slower(row: str, problem: Problem) -> str:
     """That another row is expected to be faster than this one, which can take the problem; "" if none is."""
     case = (problem.direction, problem.spec, problem.itemsize)
     ours = cycles(row, *case)
-    # Where the pointwise row reads planes whole, only few pixels, or one channel, let another come near it.
-    whole = row == "pointwise" and problem.spec.size == problem.spec.out
+    # Where the pointwise row's input gradient reads planes whole, only few pixels, or one channel, let another come near it.
+    whole = row == "pointwise" and problem.direction == "input_grad" and problem.spec.size == problem.spec.out
     rivals = ("patches", "depthwise") if whole else ROWS
     others = {cycles(other, *case): other for other in rivals if other != row and not refuses(other, problem)}
     fastest = min(others, default=ours)

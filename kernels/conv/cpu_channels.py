@@ -17,7 +17,9 @@ Source of the blocking: Georganas et al., "Anatomy of high-performance deep lear
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +52,8 @@ from .lattice import (
     tap_ranges,
 )  # fmt: skip
 
-WRITING = 10  # products in whose time a vector of results is written
-CONFLICT = 75  # and more where planes lie a multiple of 4096 bytes apart
+SQUARE = 92  # cycles in which a square of results is written
+CONFLICT = 4  # and a vector of them more where planes lie a multiple of 4096 bytes apart
 STRIP_BYTES = host.l2_bytes() // 2
 # Rejected: blocks of summed channels whose weights stay in the first-level cache, sums in scratch between: 2% slower.
 JOBS = 8  # jobs wanted before the result channels are cut into parts
@@ -92,7 +94,8 @@ class _Layout(NamedTuple):
     activation: int
 
 
-class _Work(NamedTuple):
+@dataclass(frozen=True)
+class _Work:
     """A problem ready to run."""
 
     layout: _Layout
@@ -107,53 +110,61 @@ class _Work(NamedTuple):
     # (3, taps): for every tap of the kernel its class's first tap, the class's taps, its number there
     places: np.ndarray
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Result channels of a tile."""
         return self.tile.columns * self.lanes
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks of result channels, over all groups."""
         return self.layout.groups * -(-self.layout.outer // self.block)
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Elements of the packed weights."""
         return self.blocks * self.layout.inner * len(self.shifts) * self.block
 
-    @property
+    @cached_property
     def packed(self) -> int:
         """Elements of the packed weights and biases."""
         return self.weights + self.blocks * self.block
 
-    @property
+    @cached_property
     def scratch(self) -> int:
         """Elements for each thread."""
         images = 0 if self.layout.in_place else self.tile.groups * self.layout.image
         return max(images, self.lanes * self.lanes) + SLACK
 
-    @property
+    @cached_property
     def jobs(self) -> int:
         a = self.layout
         return -(-a.n // self.tile.groups) * a.groups * -(-a.results // self.strip.results) * a.parts
 
 
-def choose_tile(n: int, outer: int, widths: list[int], terms: int, plane_bytes: int, lanes: int) -> Tile:
-    """The tile with the fewest cycles for each product."""
+def choose_tile(
+    n: int, outer: int, widths: list[int], terms: int, lanes: int, writing: Callable[[Tile], float]
+) -> Tile:
+    """The tile with the fewest cycles; ``writing`` gives those of a tile's results when they are summed."""
 
     def cost(tile: Tile) -> float:
         images, width, columns = tile
-        pixels = sum(-(-w // width) * width for w in widths) / sum(widths) * -(-n // images) * images / n
-        channels = -(-outer // (columns * lanes)) * columns * lanes / outer
         rows = images * width
+        tiles = sum(-(-w // width) for w in widths) * -(-n // images) * -(-outer // (columns * lanes))
         # Two products or nearly two loads a cycle, and four cycles from a sum to the next.
-        cycles = max(rows * columns / 2, 0.6 * (rows + columns), 4) + 0.6 + 0.3 * images + 0.6 * columns
-        # Planes 4096 bytes apart meet in one set of the first-level cache, and drive out lines that were half written.
-        writing = WRITING + (CONFLICT if plane_bytes % 4096 == 0 and width % lanes else 0)
-        return pixels * channels * (cycles / (rows * columns / 2) + writing / terms)
+        cycles = max(rows * columns / 2, 0.535 * (rows + columns), 4) + 0.06 * images + 0.19 * columns
+        return tiles * (terms * cycles + writing(tile))
 
     return min((tile for tile in TILES if tile.width <= min(widths) and tile.groups <= n), key=cost)
+
+
+def _writing(tile: Tile, plane_bytes: int, lanes: int) -> float:
+    """Cycles in which a tile's results are transposed and written to planes of this size."""
+    rows = tile.groups * tile.width
+    squares = max(tile.groups, -(-rows // lanes)) * tile.columns
+    # Planes 4096 bytes apart meet in one set of the first-level cache, and drive out lines that were half written.
+    conflicts = rows * tile.columns if plane_bytes % 4096 == 0 and tile.width % lanes else 0
+    return SQUARE * squares + CONFLICT * conflicts
 
 
 def _work(
@@ -165,7 +176,8 @@ def _work(
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     widths = [c.results for c in axes[1].classes]
     plane_bytes = result[0] * result[1] * itemsize
-    tile = choose_tile(max(spec.n, 1), outer, widths, inner * most_taps(axes), plane_bytes, lanes)
+    terms = inner * most_taps(axes)
+    tile = choose_tile(max(spec.n, 1), outer, widths, terms, lanes, lambda tile: _writing(tile, plane_bytes, lanes))
     copied = (axes[0], dense[1])
     strip = make_strip(copied, inner * tile.groups, itemsize, STRIP_BYTES)
     height, width = strip.source
@@ -188,7 +200,7 @@ def _work(
     for first, count in classes[:, [FIRST_TAP, TAPS]]:
         for number in range(count):
             places[:, taps[first + number]] = first, count, number
-    tables = (phase_table(copied), classes, tap_ranges(axes), shifts, places)
+    tables = (phase_table(copied, strip), classes, tap_ranges(axes), shifts, places)
     return _Work(layout, strip, tile, lanes, stride[1], *tables)
 
 
@@ -198,7 +210,8 @@ def _forward_work(spec: ConvSpec, itemsize: int) -> _Work:
     work = _work(spec, axes, spec.c // spec.groups, spec.k // spec.groups, spec.out, spec.activation, itemsize)
     # All taps of all channels follow each other in w as in the packed weights: they are packed like one channel's.
     terms = work.layout.inner * len(work.shifts)
-    return work._replace(places=np.stack([np.zeros(terms), np.full(terms, terms), np.arange(terms)]).astype(np.int64))
+    places = np.stack([np.zeros(terms), np.full(terms, terms), np.arange(terms)]).astype(np.int64)
+    return replace(work, places=places)
 
 
 @lru_cache(maxsize=1024)

@@ -41,6 +41,7 @@ FILTERS = 128  # output channels in a job
 RUN = 256  # pixels that make loading and storing a tile's sums cheap
 JOBS = 16  # jobs wanted; else the batch is cut into parts
 PART = 1600  # results that pay for another part's sums (fewer cost up to 20% on 7x7 planes, Zen 5)
+FEW_JOBS, FEW_RESULTS = 4, 200  # but this many pay for a part more, up to so many jobs, where there would be one
 
 
 class Tile(NamedTuple):
@@ -139,6 +140,8 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     k_block = min(-(-kg // k_tile), max(1, FILTERS // k_tile)) * k_tile
     c_block = max(1, min(cg, SUM_BYTES // (r * s * k_block * itemsize)))
     c_block = -(-cg // -(-cg // c_block))
+    if spec.n == 1 and c_block == spec.c and k_block >= spec.k:  # one job: no batch to cut into parts
+        c_block = -(-cg // 2)
 
     gradients = -(-k_block // (spec.stride[0] * spec.stride[1]))  # channels, were they as dense as the pixels
     strip = make_strip(axes, c_block + gradients, itemsize, STRIP_BYTES)
@@ -153,7 +156,12 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     room = STRIP_BYTES // ((c_block * strip.planes * strip.plane + pixels * k_block) * itemsize)
     images = max(1, min(spec.n, room, -(-RUN // pixels))) if strips == 1 else 1
     blocks = spec.groups * -(-kg // k_block) * -(-cg // c_block)
-    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), spec.n * spec.out[0] * spec.out[1] // PART))
+    results = spec.n * spec.out[0] * spec.out[1]
+    worth = results // PART
+    if blocks == 1:  # the other threads would idle
+        worth = max(worth, min(2, results // 64), min(FEW_JOBS, results // FEW_RESULTS))
+        images = max(1, min(images, -(-spec.n // max(1, worth))))
+    parts = even_parts(min(-(-spec.n // images), -(-JOBS // blocks), worth))
 
     _, tap_shifts, _ = class_tables(axes, strip, s)
     shifts = (np.arange(c_block)[:, None] * strip.planes * strip.plane + tap_shifts[::width]).reshape(-1)
@@ -165,7 +173,7 @@ def _work(spec: ConvSpec, itemsize: int) -> _Work:
     )  # fmt: skip
     down, across = (np.arange(count) * step for count, step in zip((rows, spec.out[1]), spec.stride, strict=True))
     places = (np.arange(images)[:, None, None] * image + down[:, None] * strip.pitch + across).reshape(-1)
-    return _Work(layout, strip, tile, lanes, phase_table(axes), shifts, places.astype(np.int64))
+    return _Work(layout, strip, tile, lanes, phase_table(axes, strip), shifts, places.astype(np.int64))
 
 
 @helper

@@ -41,15 +41,17 @@ from .lattice import (
     dense_axis,
     gradient_axis,
     make_strip,
+    strips_wanted,
     tap_ranges,
 )
 
 SCRATCH_BYTES = host.l2_bytes() * 3 // 4
 TILES = (
-    ((12, 2), (8, 3), (8, 2), (6, 4), (4, 6), (3, 7), (2, 8), (1, 8), (12, 1), (8, 1), (4, 2), (2, 2), (1, 1))
+    ((12, 2), (8, 3), (8, 2), (6, 4), (6, 2), (4, 6), (3, 7), (2, 8), (1, 8), (12, 1), (8, 1), (4, 2), (2, 2), (1, 1))
     if simd.REGISTERS == 32
     else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8), (8, 1), (4, 1), (2, 2), (1, 1))
 )
+LOOP = 6  # cycles that the taps of a row take, beside their products
 ACROSS = CLASS_FIELDS  # of a class: its taps in a row
 
 
@@ -106,16 +108,17 @@ class Work(NamedTuple):
         return -(-a.n // self.lanes) * a.groups * a.strips
 
 
-def _choose_tile(outer: int, widths: list[int]) -> Pair:
-    """The tile with the fewest cycles for each product."""
+def _choose_tile(outer: int, axes: tuple[Axis, Axis], counts: list[int], stride: int) -> Pair:
+    """The tile with the fewest cycles for the results of a row."""
 
     def cost(tile: Pair) -> float:
         rows, columns = tile
-        sums = -(-outer // rows) * rows / outer * sum(-(-w // columns) * columns for w in widths) / sum(widths)
-        # Two products or two loads a cycle, four cycles from a sum to the next.
-        return sums * (max(rows * columns / 2, (rows + columns) / 2, 4) + 0.5) / (rows * columns / 2)
+        met = np.ptp(across_ranges(axes, counts, stride, columns)[: len(counts)], axis=2)
+        # Two products a cycle, two loads or nearly three with a row's address, four cycles from a sum to the next.
+        cycles = max(rows * columns / 2, 0.75 * rows + columns / 2, 4) + 0.5
+        return -(-outer // rows) * (int(met.sum()) * cycles + np.count_nonzero(met) * LOOP)
 
-    return min((tile for tile in TILES if tile[0] <= outer and tile[1] <= min(widths)), key=cost)
+    return min((tile for tile in TILES if tile[0] <= outer and tile[1] <= min(counts)), key=cost)
 
 
 def across_ranges(axes: tuple[Axis, Axis], counts: list[int], stride: int, columns: int) -> np.ndarray:
@@ -141,15 +144,16 @@ def _work(
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     # The results of a dense axis lie ``stride`` apart.
     counts = [[(c.results - 1) // step + 1 for c in axis.classes] for axis, step in zip(axes, stride, strict=True)]
-    tile = _choose_tile(outer, counts[1])
+    tile = _choose_tile(outer, axes, counts[1], stride[1])
     step = (axes[0].step, axes[1].step)
     pitch = axes[1].results + axes[1].span
     rows_of_results = max(counts[0])
     row_bytes = lanes * itemsize * (inner * pitch * stride[0] + outer * step[0] * result[1])
     edge = lanes * itemsize * inner * pitch * (axes[0].span + 1 - stride[0])
     rows = max(1, min(rows_of_results, (SCRATCH_BYTES - edge) // row_bytes))
-    strips = -(-rows_of_results // rows)
+    strips = max(-(-rows_of_results // rows), strips_wanted(-(-spec.n // lanes) * spec.groups))
     rows = -(-rows_of_results // strips)
+    strips = -(-rows_of_results // rows)
     height = (rows - 1) * stride[0] + axes[0].span + 1
     strip = make_strip(axes, 1, itemsize, 0)._replace(pitch=pitch, plane=height * pitch)
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])

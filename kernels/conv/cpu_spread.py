@@ -30,6 +30,7 @@ from ..variant import Problem, cpu_only
 from .cpu_channels import Tile, choose_tile, pack
 
 SCRATCH_BYTES = host.l2_bytes()
+ADDING = 16  # cycles in which a vector of products is added where it belongs
 
 
 class _Layout(NamedTuple):
@@ -84,7 +85,7 @@ def gradient_work(spec: ConvSpec, itemsize: int) -> Work:
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     inner, outer, pixels = spec.k // spec.groups, spec.c // spec.groups, spec.out[0] * spec.out[1]
     size = spec.size[0] * spec.size[1]
-    tile = choose_tile(max(spec.n, 1), outer, [pixels], inner, pixels * itemsize, lanes)
+    tile = choose_tile(max(spec.n, 1), outer, [pixels], inner, lanes, lambda tile: ADDING * math.prod(tile))
     axes = []
     for i in range(2):
         out, taps = np.arange(spec.out[i]), np.arange(spec.kernel[i])[:, None]

@@ -52,13 +52,14 @@ from .lattice import (
     make_strip,
     most_taps,
     phase_table,
+    strips_wanted,
 )  # fmt: skip
 
 # A strip takes half of the second-level cache; less costs up to 15% on 3x3 layers (Zen 5, 192 KiB against 512 KiB).
 STRIP_BYTES = host.l2_bytes() // 2
 # (rows, columns) of the tiles: as many sums as leave registers for the operands.
 TILES = (
-    ((8, 3), (8, 2), (12, 2), (6, 4), (6, 2), (4, 6), (3, 7), (2, 12), (1, 16))
+    ((8, 3), (8, 2), (12, 2), (6, 4), (6, 2), (4, 6), (3, 7), (1, 16))
     if simd.REGISTERS == 32
     else ((6, 2), (4, 3), (3, 4), (2, 5), (1, 8))
 )
@@ -141,7 +142,7 @@ def _work(
     spec: ConvSpec, axes: tuple[Axis, Axis], inner: int, outer: int, result: Pair, weights: Pair, inner_step: int,
     activation: int, itemsize: int,
 ) -> _Work:  # fmt: skip
-    strip = make_strip(axes, inner, itemsize, STRIP_BYTES)
+    strip = make_strip(axes, inner, itemsize, STRIP_BYTES, strips_wanted(spec.n * spec.groups))
     lanes = simd.VECTOR_BITS // (8 * itemsize)
     step = (axes[0].step, axes[1].step)
     flat = (strip.results - 1) * strip.pitch + axes[1].results
@@ -158,7 +159,7 @@ def _work(
     classes, shifts, taps = class_tables(axes, strip, spec.kernel[1])
     classes = np.pad(classes, ((0, 0), (0, 2)))  # WEIGHTS is 0
     classes[:, INNER] = inner_step
-    return _Work(layout, strip, tile, phase_table(axes), classes, shifts, taps, taps, 0)
+    return _Work(layout, strip, tile, phase_table(axes, strip), classes, shifts, taps, taps, 0)
 
 
 @lru_cache(maxsize=1024)

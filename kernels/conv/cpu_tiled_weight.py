@@ -24,7 +24,7 @@ import numpy as np
 from .. import simd
 from ..compiler import helper
 from ..parts import add_parts, even_parts
-from ..rows import SLACK, copy_row, zero_row
+from ..rows import SLACK, copy_row, rows_ahead, zero_row
 from ..simd import add_lane_sums, add_products, lanes_of, zero_tile
 from ..spec import ConvSpec, Pair
 from ..threads import ParallelKernel, num_threads, parallel, thread_rows
@@ -35,7 +35,7 @@ STRIP_BYTES = 256 * 1024  # of inputs at a time, and about as much of gradients;
 CHANNELS = 32  # block of input and of output channels; twice that for 1x1, where a copy serves fewer products
 RUN = 1024  # pixels that make summing over the lanes cheap
 JOBS = 16  # jobs wanted before the batch is cut into parts
-TILES = ((4, 6), (6, 4), (8, 3), (2, 12), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
+TILES = ((4, 6), (6, 4), (8, 3), (1, 9)) if simd.REGISTERS == 32 else ((3, 4), (4, 3), (2, 5), (1, 9))
 
 
 class _Layout(NamedTuple):
@@ -120,17 +120,19 @@ def weight_work(spec: ConvSpec, itemsize: int) -> _Work:
         spec.n, spec.groups, cg, kg, taps, spec.out, c_block, k_block, -(-k_block // tile[0]) * tile[0],
         parts, images, strips, length, overhang,
     )  # fmt: skip
-    return _Work(layout, strip, tile, phase_table(axes), shifts)
+    return _Work(layout, strip, tile, phase_table(axes, strip), shifts)
 
 
 @helper
 def copy_gradients(gy, begin, channels, p0, strip, layout, scratch, at):
     """Copy rows of the planes at gy[begin] with the strip's pitch, zeros between and behind them."""
     height, width = layout.out
+    ahead = rows_ahead(height * width)
     for channel in range(channels):
         end = at + layout.length
         for p in range(p0, min(p0 + strip.results, height)):
-            copy_row(scratch, at, min(strip.pitch, end - at), gy, begin + (channel * height + p) * width, 1, 0, width)
+            row = begin + (channel * height + p) * width
+            copy_row(scratch, at, min(strip.pitch, end - at), gy, row, 1, 0, width, ahead)
             at = min(at + strip.pitch, end)
         zero_row(scratch, at, end - at)
         at = end

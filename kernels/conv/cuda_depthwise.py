@@ -21,9 +21,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..cuda.images import is_last
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider
-from ..cuda.stored import STORED, is_last, ready, stored_as
+from ..cuda.stored import STORED, ready, stored_as
 from ..cuda.sums import finish_sums, sums_of
 from ..spec import ConvSpec, Pair
 from . import depthwise_any, depthwise_kernels, depthwise_last

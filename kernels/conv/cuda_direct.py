@@ -4,71 +4,23 @@ Forward: c[k, pixel of y] = Σ w(k, tap) · x(tap, pixel); a tap is a channel an
 over gy with the taps of each output channel, where a stride leaves out those that meet no pixel of y. Weight gradient:
 c[k, tap] = Σ gy(k, pixel) · x(tap, pixel). Where blocks are few, sums are cut into parts, which are added in order.
 
-Layout: NCHW, C-contiguous. out never aliases an input. Padding is never stored: what lies outside reads as zero.
+Layout: all images NCHW, or all channels-last (:mod:`.direct_last`). out never aliases an input. Padding is never stored: what
+lies outside reads as zero.
 
 Source: Chetlur et al., "cuDNN: Efficient primitives for deep learning", 2014.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
-
 from ..cuda.gemm import gemm_kernel, multiply
+from ..cuda.images import flat, is_last
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import divider, inlined, int32, quotient, uint32
+from ..cuda.language import inlined, int32, quotient, uint32
 from ..cuda.sums import channel_sums
 from ..cuda.tiles import TILES, product_of
 from ..spec import ConvSpec
-
-
-class Geometry(NamedTuple):
-    """The numbers of a ConvSpec that a kernel needs, and how to divide by some of them."""
-
-    inner: int  # channels of x in a group
-    outer: int  # channels of y in a group
-    channels: int  # of x
-    filters: int  # channels of y
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-    taps: int  # R·S
-    stride_h: int
-    stride_w: int
-    top: int
-    left: int
-    dilation_h: int
-    dilation_w: int
-    by_taps: int  # multiplier and shift of R·S
-    by_taps_shift: int
-    by_kernel_width: int  # of S
-    by_kernel_width_shift: int
-    by_pixels: int  # of the columns' plane: P·Q, or H·W for the input gradient
-    by_pixels_shift: int
-    by_row: int  # of its rows
-    by_row_shift: int
-    kernel_width: int
-    pixels: int  # of the columns' plane
-    row: int
-    by_stride_h: int
-    by_stride_h_shift: int
-    by_stride_w: int
-    by_stride_w_shift: int
-    results: int  # elements of the columns' planes, of all images
-
-
-@lru_cache(maxsize=1024)
-def geometry_of(spec: ConvSpec, over_input: bool) -> Geometry:
-    (height, width), (out_height, out_width), (r, s) = spec.size, spec.out, spec.kernel
-    row = width if over_input else out_width
-    pixels = row * (height if over_input else out_height)
-    return Geometry(
-        spec.c // spec.groups, spec.k // spec.groups, spec.c, spec.k, height, width, out_height, out_width, r * s,
-        *spec.stride, spec.padding[0][0], spec.padding[1][0], *spec.dilation,
-        *divider(r * s), *divider(s), *divider(pixels), *divider(row), s, pixels, row,
-        *divider(spec.stride[0]), *divider(spec.stride[1]), spec.n * pixels * (spec.c if over_input else spec.k),
-    )  # fmt: skip
+from . import direct_last
+from .direct_geometry import Geometry, geometry_of, geometry_of_last
 
 
 @inlined
@@ -181,23 +133,30 @@ def forward(x, w, bias, spec: ConvSpec, workspace, out) -> None:
 
 def forward_residual(x, w, bias, residual, spec: ConvSpec, workspace, out) -> None:
     """As :func:`forward`, with residual (N, K, P, Q) added before the activation, unless it is None."""
-    product, pixels = product_of("forward", spec), spec.out[0] * spec.out[1]
-    geometry = geometry_of(spec, False)
+    product, pixels, kernels, geometry = product_of("forward", spec), spec.out[0] * spec.out[1], _FORWARD, geometry_of
+    if is_last(x) or is_last(out):
+        pixels, kernels, geometry = 1, direct_last.FORWARD, geometry_of_last
+        x, out, residual = flat(x), flat(out), None if residual is None else flat(residual)
     multiply(
-        _FORWARD, "forward", product, w, x, bias, residual, geometry, workspace, out, spec.k, pixels, spec.activation
-    )
+        kernels, "forward", product, w, x, bias, residual, geometry(spec, False), workspace, out, spec.k, pixels,
+        spec.activation,
+    )  # fmt: skip
 
 
 def input_grad(gy, w, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to x, from gy (N, K, P, Q) and w (K, C/groups, R, S)."""
-    product, geometry = product_of("input_grad", spec), geometry_of(spec, True)
-    multiply(_INPUT_GRAD, "input_grad", product, w, gy, None, None, geometry, workspace, out)
+    product, kernels, geometry = product_of("input_grad", spec), _INPUT_GRAD, geometry_of
+    if is_last(gy) or is_last(out):
+        kernels, geometry, gy, out = direct_last.INPUT_GRAD, geometry_of_last, flat(gy), flat(out)
+    multiply(kernels, "input_grad", product, w, gy, None, None, geometry(spec, True), workspace, out)
 
 
 def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
-    product, geometry = product_of("weight_grad", spec), geometry_of(spec, False)
-    multiply(_WEIGHT_GRAD, "weight_grad", product, gy, x, None, None, geometry, workspace, out)
+    product, kernels, geometry = product_of("weight_grad", spec), _WEIGHT_GRAD, geometry_of
+    if is_last(x) or is_last(gy):
+        kernels, geometry, x, gy = direct_last.WEIGHT_GRAD, geometry_of_last, flat(x), flat(gy)
+    multiply(kernels, "weight_grad", product, gy, x, None, None, geometry(spec, False), workspace, out)
 
 
 def bias_grad(gy, spec: ConvSpec, workspace, out) -> None:

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ..cuda.images import is_last
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, float32, inlined, int32, load4, uint32, uint64
-from ..cuda.stored import STORED, is_last, pointer, reader_and_writer, ready, stored_as
+from ..cuda.stored import STORED, pointer, reader_and_writer, ready, stored_as
 from ..cuda.tiles import FEW_CHANNELS, RESULTS
 from ..spec import ConvSpec
 from .tiled_grid import KERNEL, Grid, LastGrid, make_grid, make_last_grid, place, tiled_name

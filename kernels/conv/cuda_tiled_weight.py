@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ..cuda.images import is_last
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, float32, inlined, int32, uint32
-from ..cuda.stored import STORED, is_last, pointer, reader_and_writer, ready, stored_as
+from ..cuda.stored import STORED, pointer, reader_and_writer, ready, stored_as
 from ..cuda.sums import finish_sums, sums_of
 from ..cuda.tiles import RESULTS
 from ..spec import ConvSpec

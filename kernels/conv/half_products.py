@@ -35,9 +35,10 @@ import numpy as np
 
 from ..cuda.half_gemm import half_kernel
 from ..cuda.half_layout import padded, spread, turn
+from ..cuda.images import flat, is_last
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import CHUNKS, HALVES, divider
-from ..cuda.stored import bits, flat, is_last
+from ..cuda.stored import bits
 from ..cuda.sums import FINISH, finish
 from ..cuda.tiles import (
     HALF_TILES,

@@ -127,7 +127,7 @@ def lane_work(
         ahead_result, spec.activation,
     )  # fmt: skip
     return Work(
-        layout, strip, lanes, phase_table(axes), rows_kept, _places(axes, strip, lanes), classes,
+        layout, strip, lanes, phase_table(axes, strip), rows_kept, _places(axes, strip, lanes), classes,
         *_class_places(axes, strip, result[1], chunk, lanes), shifts * lanes, taps, _spans(classes, shifts),
     )  # fmt: skip
 
@@ -214,19 +214,17 @@ def _spans(classes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 @helper
 def pad_strip(p0, strip, phases, scratch, at):
     """Zeros for the padding of the strip at scratch[at], for the results from p0 on."""
-    height, width = strip.source
+    height = strip.source[0]
     zero, lanes = zero_tile(scratch, 1, 1), lanes_of(scratch)
     for a in range(strip.used[0]):
         for b in range(strip.used[1]):
-            left = strip.first[1] * strip.phases[1] + phases[1, b]  # column of the first pixel
-            j0 = min(strip.pitch, max(0, (-left + strip.phases[1] - 1) // strip.phases[1]))
-            j1 = max(j0, min(strip.pitch, (width - 1 - left) // strip.phases[1] + 1))
+            low, high = phases[2, b], phases[3, b]
             for i in range(strip.rows):
                 h = (p0 + i + strip.first[0]) * strip.phases[0] + phases[0, a]
-                before = j0 if 0 <= h < height else strip.pitch
+                before = low if 0 <= h < height else strip.pitch
                 for j in range(before):
                     store_tile(scratch, at + j * lanes, 0, zero)
-                for j in range(max(j1, before), strip.pitch):
+                for j in range(max(high, before), strip.pitch):
                     store_tile(scratch, at + j * lanes, 0, zero)
                 at += strip.pitch * lanes
 

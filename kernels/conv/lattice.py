@@ -20,12 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import simd
 from ..compiler import helper
-from ..rows import copy_row, zero_row
+from ..rows import copy_row, rows_ahead, zero_row
 from ..spec import ConvSpec, Pair
 
 # Columns of a class table.
 START_H, START_W, RESULTS_H, RESULTS_W, FIRST_TAP, TAPS, CLASS_FIELDS = range(7)
+FEW_JOBS = 4  # that threads can share well enough
 
 
 class Tap(NamedTuple):
@@ -120,19 +122,27 @@ class Strip(NamedTuple):
         return self.used[0] * self.used[1]
 
 
-def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: int) -> Strip:
-    """The strip of as many rows as ``budget`` bytes hold for ``channels``, cut so that all strips are alike."""
+def make_strip(axes: tuple[Axis, Axis], channels: int, itemsize: int, budget: int, least: int = 1) -> Strip:
+    """The strip of as many rows as ``budget`` bytes hold for ``channels``, cut so that all strips are alike; there are at
+    least so many where there are rows enough."""
     vertical, horizontal = axes
     used = (len(vertical.used), len(horizontal.used))
     pitch = horizontal.results + horizontal.span
     row_bytes = channels * used[0] * used[1] * pitch * itemsize
-    rows = max(1, min(vertical.results, budget // row_bytes - vertical.span))
+    rows = max(1, min(-(-vertical.results // least), budget // row_bytes - vertical.span))
     rows = -(-vertical.results // -(-vertical.results // rows))
     height = rows + vertical.span
+    # A phase's last row is written in whole vectors after the next phase's first one: there is room for them.
+    beyond = -pitch % max(1, simd.VECTOR_BITS // (8 * itemsize)) if math.prod(used) > 1 else 0
     return Strip(
         (vertical.size, horizontal.size), (vertical.phases, horizontal.phases), used,
-        (vertical.first, horizontal.first), height, rows, pitch, height * pitch,
+        (vertical.first, horizontal.first), height, rows, pitch, height * pitch + beyond,
     )  # fmt: skip
+
+
+def strips_wanted(jobs: int) -> int:
+    """Strips for each of so few jobs that threads could not share them: one, or three between two."""
+    return -(-FEW_JOBS // jobs) if jobs in (1, 3) else 1
 
 
 def most_taps(axes: tuple[Axis, Axis]) -> int:
@@ -140,12 +150,17 @@ def most_taps(axes: tuple[Axis, Axis]) -> int:
     return math.prod(max(1, *(len(c.taps) for c in axis.classes)) for axis in axes)
 
 
-def phase_table(axes: tuple[Axis, Axis]) -> np.ndarray:
-    """Which phase each kept row and column plane holds, (2, most)."""
+def phase_table(axes: tuple[Axis, Axis], strip: Strip) -> np.ndarray:
+    """Which phase each kept row and column plane holds, and the first column of a column plane that meets the source and
+    the one after the last; (4, most)."""
     used = [axis.used for axis in axes]
-    table = np.zeros((2, max(map(len, used))), np.int64)
+    table = np.zeros((4, max(map(len, used))), np.int64)
     for axis in range(2):
         table[axis, : len(used[axis])] = used[axis]
+    width, step = strip.source[1], strip.phases[1]
+    left = strip.first[1] * step + table[1]  # source column of a plane's first element
+    table[2] = np.clip(-(left // step), 0, strip.pitch)
+    table[3] = np.clip((width - 1 - left) // step + 1, table[2], strip.pitch)
     return table
 
 
@@ -191,19 +206,21 @@ def copy_strip(source, begin, channels, p0, strip, phases, scratch, at):
     """
     height, width = strip.source
     step = strip.phases[1]
+    ahead = rows_ahead(height * width)
     for channel in range(channels):
         plane = begin + channel * height * width
-        for a in range(strip.used[0]):
-            for b in range(strip.used[1]):
-                left = strip.first[1] * step + phases[1, b]  # source column of the first element
-                j0 = min(strip.pitch, max(0, (-left + step - 1) // step))
-                j1 = max(j0, min(strip.pitch, (width - 1 - left) // step + 1))
-                for i in range(strip.rows):
-                    h = (p0 + i + strip.first[0]) * strip.phases[0] + phases[0, a]
-                    row = plane + h * width + left
+        # In the order of the source's rows, whatever their phase: half the time of one phase after the other.
+        for i in range(strip.rows):
+            to = at + i * strip.pitch
+            for a in range(strip.used[0]):
+                h = (p0 + i + strip.first[0]) * strip.phases[0] + phases[0, a]
+                row = plane + h * width + strip.first[1] * step
+                for b in range(strip.used[1]):
                     if h < 0 or h >= height:
-                        zero_row(scratch, at, strip.pitch)
+                        zero_row(scratch, to, strip.pitch)
                     else:
-                        copy_row(scratch, at, strip.pitch, source, row, step, j0, j1)
-                    at += strip.pitch
+                        low, high = phases[2, b], phases[3, b]
+                        copy_row(scratch, to, strip.pitch, source, row + phases[1, b], step, low, high, ahead)
+                    to += strip.plane
+        at += strip.used[0] * strip.used[1] * strip.plane
     return at

@@ -3,12 +3,26 @@ weight gradients' sums. Nothing here needs a compiler, so that the table of rows
 
 from __future__ import annotations
 
-from ..cuda import HALF_KINDS, half_only, stored_only, tf32_only
+from ..cuda import (
+    HALF_KINDS,
+    costs,
+    cuda_only,
+    half_only,
+    stored_only,
+    tf32_only,
+    warpgroup_only,
+    warpgroup_tf32_only,
+)
 from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, UNITS, lane_parts, slot_parts, window_parts
 from ..spec import ConvSpec
 from ..variant import Problem
 
-TENSOR_CORES = {"tensor": tf32_only, **{kind: half_only(kind) for kind in HALF_KINDS}}
+TENSOR_CORES = {
+    **{f"warpgroup_{kind}": warpgroup_only(kind) for kind in HALF_KINDS},
+    **{kind: half_only(kind) for kind in HALF_KINDS},
+    "warpgroup_tf32": warpgroup_tf32_only,
+    "tensor": tf32_only,
+}
 FEW_FILTERS = 8  # as many rows as the lowest tile of the implicit GEMM has
 
 
@@ -56,13 +70,17 @@ def tiled(problem: Problem) -> str:
     return ""
 
 
+READ_NCHW: costs.Rivals = (("tiled", tiled), ("direct", cuda_only))  # which tensor cores are weighed against
+
+
 def tiled_slower(problem: Problem) -> str:
-    """Tensor cores, where they may be used and a group fills enough of their tiles: an estimate, not measured."""
+    """Tensor cores, where they may be used and are not expected to be slower: where a group fills enough of their tiles."""
     spec = problem.spec
     small = spec.groups >= UNITS and max(spec.c, spec.k) <= RESULTS * spec.groups
     if small or problem.precision == "strict":
         return ""
-    return next((name for name, refuses in TENSOR_CORES.items() if not refuses(problem)), "")
+    taking = (name for name, refuses in TENSOR_CORES.items() if not refuses(problem))
+    return next((name for name in taking if not costs.slower(name, READ_NCHW, problem)), "")
 
 
 def tiled_sums(problem: Problem) -> int:

@@ -25,6 +25,7 @@ from importlib import import_module
 from typing import Any
 
 from ..variant import Problem, Variant, never, no_workspace
+from . import costs
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
@@ -44,17 +45,21 @@ def cuda_only(problem: Problem) -> str:
     return "takes arrays of fewer than 2**31 elements" if max(sizes) > LARGEST else ""
 
 
+def either_layout(problem: Problem) -> str:
+    """As :func:`cuda_only`, for rows that take channels-last too."""
+    return cuda_only(problem._replace(layout="nchw"))
+
+
 def stored_only(problem: Problem) -> str:
     """The refusal shared by the rows that take float32, float16 and bfloat16 (as the uint16 of its bits) in both layouts."""
     if problem.device == "cuda" and problem.dtype not in ("float32", *HALF_KINDS):
         return f"takes float32, float16 and bfloat16, not {problem.dtype}"
-    reason = cuda_only(problem._replace(dtype="float32", layout="nchw"))
-    return reason or (_too_old(80) if problem.dtype == "bfloat16" else "")
+    return either_layout(problem._replace(dtype="float32")) or (_too_old(80) if problem.dtype == "bfloat16" else "")
 
 
 def tf32_only(problem: Problem) -> str:
     """The refusal shared by the rows that round to TF32, which has to be asked for; they take both layouts."""
-    reason = cuda_only(problem._replace(layout="nchw"))
+    reason = either_layout(problem)
     if not reason and problem.precision != "tf32":
         reason = "rounds to TF32, which only precision='tf32' allows"
     return reason or _too_large(problem.spec) or _too_old(80)
@@ -137,9 +142,14 @@ def row(
     workspace: Callable[[Problem], int] = no_workspace,
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
+    rivals: costs.Rivals = (),
     slower: Callable[[Problem], str] = never,
 ) -> Variant:
-    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then."""
+    """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then.
+
+    Where it has NCHW images laid out first, ``rivals`` are the rows that read them as they are, against which it is weighed;
+    ``slower`` says what else is expected to be faster.
+    """
     module, _, attribute = function.rpartition(".")
 
     def run(*args: Any) -> None:
@@ -147,4 +157,5 @@ def row(
 
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower)
+    weighed = (lambda problem: slower(problem) or costs.slower(name, rivals, problem)) if rivals else slower
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=weighed)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compiler import ROOT, sources_hash, user_cache_folder
+from ..frames import with_room
 
 if TYPE_CHECKING:
     from .kernel import CudaKernel
@@ -134,6 +135,7 @@ def signature(kernel: CudaKernel) -> Any:
     return types.void(*map(kind, kernel.parameters))
 
 
+@with_room
 def ptx(kernel: CudaKernel, architecture: str) -> Path:
     """The file with a kernel's PTX for an architecture such as "sm_80"; compiled where it is not there yet.
 

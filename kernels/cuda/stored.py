@@ -1,10 +1,11 @@
-"""How arrays hold their elements: float32, or halves as the uint16 of their bits; and images in both layouts."""
+"""How arrays hold their elements: float32, or halves as the uint16 of their bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from .images import flat, is_last
 from .language import HALVES, as_it_is, narrow, widen
 
 STORED = ("float32", *HALVES)
@@ -24,16 +25,6 @@ def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
 def stored_as(array: Any) -> str:
     """What the elements of an array are: "float32", "float16", or "bfloat16" where it holds uint16."""
     return _KINDS[array.dtype.char]
-
-
-def is_last(array: Any) -> bool:
-    """Whether an array of images is channels-last: it is C-contiguous otherwise."""
-    return array.ndim > 2 and not array.flags.c_contiguous
-
-
-def flat(array: Any) -> Any:
-    """Its elements as they lie in memory."""
-    return (array.transpose(0, *range(2, array.ndim), 1) if is_last(array) else array).reshape(-1)
 
 
 def bits(array: Any) -> Any:

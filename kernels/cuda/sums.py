@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .kernel import CudaKernel
-from .language import cuda, divider, float32, inlined, int32, quotient, thread
+from .language import cuda, divider, float32, inlined, int32, quotient, thread, uint32
 from .stored import STORED, bits, pointer, reader_and_writer, stored_as
-from .tiles import cut_channels
+from .tiles import COLUMN_THREADS, Columns, cut_channels, cut_columns, side_by_side
 
-THREADS = 256
+THREADS = COLUMN_THREADS
 
 
 def _add_parts_body(sums, out, parts, size):
@@ -171,18 +171,80 @@ _SUMS = _channel_kernel("channel_sums", False)
 _MASKED_SUMS = _channel_kernel("relu_channel_sums", True)
 
 
+@inlined
+def column_sum(partial, shift, value):
+    """As :func:`block_sum`, of the threads of a channel: lines of 2**shift threads are added in a tree."""
+    me = uint32(cuda.threadIdx.x)
+    cuda.syncthreads()  # the last sum has been read
+    partial[me] = value
+    cuda.syncthreads()
+    half = uint32(THREADS // 2)
+    while half >> uint32(shift) > uint32(0):
+        if me < half:
+            partial[me] += partial[me + half]
+        cuda.syncthreads()
+        half = half >> uint32(1)
+    return partial[me & ((uint32(1) << uint32(shift)) - uint32(1))]
+
+
+@inlined
+def column_place(columns):
+    """This thread's part and channel, which may be beyond the last one; its first row, and one past the part's last one."""
+    me, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+    part = block // uint32(columns.wide)
+    group = block - part * uint32(columns.wide)
+    shift = uint32(columns.shift)
+    channel = int32((group << shift) + (me & ((uint32(1) << shift) - uint32(1))))
+    before = int32(int32(part) * columns.chunk)
+    last = int32(min(int32(before + columns.chunk), columns.rows))
+    return int32(part), channel, int32(before + int32(me >> shift)), last
+
+
+def _column_kernel(name: str, masked: bool) -> CudaKernel:
+    """As :func:`_channel_kernel` where channels lie side by side: a block sums one part of up to 32 channels."""
+
+    def body(gy, y, g, sums, columns):
+        partial = cuda.shared.array(THREADS, float32)
+        part, channel, row, last = column_place(columns)
+        total = float32(0)
+        if channel < columns.channels:
+            while row < last:
+                at = int32(row * columns.channels + channel)
+                v = gy[at]
+                if masked:
+                    if y[at] <= float32(0):
+                        v = float32(0)
+                    g[at] = v
+                total += v
+                row = int32(row + (int32(THREADS) >> columns.shift))
+        total = column_sum(partial, columns.shift, total)
+        if int32(cuda.threadIdx.x) >> columns.shift == 0 and channel < columns.channels:
+            sums[int32(part * columns.channels + channel)] = total
+
+    return CudaKernel(name, body, ("float32", "float32", "float32", "float32", Columns), THREADS)
+
+
+_COLUMN_SUMS = _column_kernel("column_sums", False)
+_MASKED_COLUMN_SUMS = _column_kernel("relu_column_sums", True)
+
+
 def channel_sums(gy, n: int, channels: int, pixels: int, workspace, out, y=None, g=None) -> None:
     """out[c] = the sum of gy (N, C, L) over images and pixels; with y, of g, which is gy where y is positive or NaN, else 0.
 
     workspace holds a float32 for every channel in every part, see :func:`.tiles.channel_bytes`.
     """
-    terms = n * pixels
-    chunk, parts = cut_channels(channels, terms)
-    sums = out if parts == 1 else workspace[: 4 * parts * channels].view(np.float32)
-    planes = Planes(channels, pixels, *divider(max(pixels, 1)), terms, chunk)
-    if y is None:
-        _SUMS(parts * channels, gy, gy, gy, sums, planes)
+    if side_by_side(channels, pixels):
+        cut: Any = cut_columns(channels, n)
+        parts, blocks, plain, masked = cut.parts, cut.blocks, _COLUMN_SUMS, _MASKED_COLUMN_SUMS
     else:
-        _MASKED_SUMS(parts * channels, gy, y, g, sums, planes)
+        terms = n * pixels
+        chunk, parts = cut_channels(channels, terms)
+        cut = Planes(channels, pixels, *divider(max(pixels, 1)), terms, chunk)
+        blocks, plain, masked = parts * channels, _SUMS, _MASKED_SUMS
+    sums = out if parts == 1 else workspace[: 4 * parts * channels].view(np.float32)
+    if y is None:
+        plain(blocks, gy, gy, gy, sums, cut)
+    else:
+        masked(blocks, gy, y, g, sums, cut)
     if parts > 1:
         add_parts(sums, out, parts)

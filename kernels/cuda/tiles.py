@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..spec import ConvSpec, PointwiseSpec, PoolSpec
@@ -181,14 +182,59 @@ def cut_channels(channels: int, terms: int) -> tuple[int, int]:
     return chunk, max(1, -(-terms // chunk))
 
 
+COLUMN_THREADS = 256
+COLUMN_TERMS = 8  # of a thread at least, before another part is made
+
+
+class Columns(NamedTuple):
+    """An array (rows, channels), channels side by side, and how blocks add it up: block = part · wide + group of channels.
+
+    The threads of a block stand in lines over 2**shift channels, a line for each of some rows.
+    """
+
+    channels: int
+    rows: int
+    shift: int
+    wide: int  # groups of 2**shift channels
+    chunk: int  # rows of a part
+
+    @property
+    def parts(self) -> int:
+        return max(1, -(-self.rows // self.chunk))
+
+    @property
+    def blocks(self) -> int:
+        return self.parts * self.wide
+
+
+@lru_cache(maxsize=1024)
+def cut_columns(channels: int, rows: int) -> Columns:
+    """The cut of an array (rows, channels): lines of whole warps where channels are many, parts where blocks are few."""
+    shift = min((channels - 1).bit_length(), 5)
+    wide = -(-channels // (1 << shift))
+    least = COLUMN_TERMS * (COLUMN_THREADS >> shift)
+    parts = max(1, min(BLOCKS // wide, rows // least))
+    return Columns(channels, rows, shift, wide, max(1, -(-rows // parts)))
+
+
+def side_by_side(channels: int, pixels: int) -> bool:
+    """Whether the channels of an array (N, C, L) are neighbours in memory: so channels-last comes to kernels, with an L of 1
+    and N pixels of all images."""
+    return pixels == 1 and channels > 1
+
+
 def channel_bytes(problem: Problem) -> int:
     """Bytes of a float32 for every channel in every part: of y in a convolution, else of x."""
-    spec = problem.spec
+    spec, n = problem.spec, problem.spec.n
     if isinstance(spec, ConvSpec):
         channels, pixels = spec.k, math.prod(spec.out)
     else:
         channels, pixels = spec.c, math.prod(spec.size) if isinstance(spec, PoolSpec) else spec.pixels
-    return 4 * channels * channel_parts(channels, spec.n * pixels)
+    if problem.layout == "channels_last":
+        n, pixels = n * pixels, 1
+    if side_by_side(channels, pixels):
+        return 4 * channels * cut_columns(channels, n).parts
+    return 4 * channels * channel_parts(channels, n * pixels)
 
 
 # Convolution by windows in registers: results of a thread where a group has several, and its channels at most.

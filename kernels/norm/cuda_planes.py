@@ -5,7 +5,8 @@ of the distances from a channel's first element, so no mean is too large for flo
 own mean, in a second reading that the caches serve; the parts are put together by the formula of Chan, Golub and LeVeque,
 "Algorithms for computing the sample variance", 1983.
 
-Layout: x, y, gy, gx, residual (N, C, L); affine (3 or 5, C). Outputs never alias inputs.
+Layout: x, y, gy, gx, residual (N, C, L); affine (3 or 5, C). Outputs never alias inputs. Channels-last images come as
+(N·L, C, 1): then a block adds up some rows of 32 neighbouring channels, a warp's threads side by side over them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import cuda, divider, float32, inlined, int32, quotient, thread
-from ..cuda.sums import THREADS, add_parts, block_sum
-from ..cuda.tiles import cut_channels
+from ..cuda.sums import THREADS, add_parts, block_sum, column_place, column_sum
+from ..cuda.tiles import Columns, cut_channels, cut_columns, side_by_side
 from ..spec import NormSpec
 
 
@@ -40,7 +41,11 @@ class Planes(NamedTuple):
 
 def _planes(spec: NormSpec) -> Planes:
     terms = spec.n * spec.pixels
-    chunk, parts = cut_channels(spec.c, terms)
+    if side_by_side(spec.c, spec.pixels):
+        columns = cut_columns(spec.c, terms)
+        chunk, parts = columns.chunk, columns.parts
+    else:
+        chunk, parts = cut_channels(spec.c, terms)
     return Planes(
         spec.c, spec.pixels, *divider(max(spec.pixels, 1)), *divider(spec.c), terms, chunk,
         parts, terms * spec.c, spec.activation, spec.residual,
@@ -83,6 +88,36 @@ def _moments_body(x, sums, planes):
         sums[int32(2 * part * planes.channels + channel)] = mean + away
         squares -= moved * away
         sums[int32((2 * part + 1) * planes.channels + channel)] = float32(0) if squares < float32(0) else squares
+
+
+def _column_moments_body(x, sums, columns):
+    # as _moments_body, for channels side by side
+    partial = cuda.shared.array(THREADS, float32)
+    part, channel, first, last = column_place(columns)
+    step, count = int32(int32(THREADS) >> columns.shift), float32(int32(last - part * columns.chunk))
+    inside = channel < columns.channels
+    origin = x[channel] if inside else float32(0)
+    last = last if inside else int32(0)
+    total = float32(0)
+    row = first
+    while row < last:
+        total += x[int32(row * columns.channels + channel)] - origin
+        row = int32(row + step)
+    mean = column_sum(partial, columns.shift, total) / count
+    moved, squares = float32(0), float32(0)
+    row = first
+    while row < last:
+        v = (x[int32(row * columns.channels + channel)] - origin) - mean
+        moved += v
+        squares += v * v
+        row = int32(row + step)
+    moved = column_sum(partial, columns.shift, moved)
+    squares = column_sum(partial, columns.shift, squares)
+    if int32(cuda.threadIdx.x) >> columns.shift == 0 and inside:
+        away = moved / count
+        sums[int32(2 * part * columns.channels + channel)] = mean + away
+        squares -= moved * away
+        sums[int32((2 * part + 1) * columns.channels + channel)] = float32(0) if squares < float32(0) else squares
 
 
 def _join_body(x, sums, out, planes):
@@ -151,6 +186,32 @@ def _sums_body(x, gy, y, affine, g, sums, planes):
         sums[int32((2 * part + 1) * planes.channels + channel)] = products
 
 
+def _column_sums_body(x, gy, y, affine, g, sums, columns, planes):
+    # as _sums_body, for channels side by side
+    partial = cuda.shared.array(THREADS, float32)
+    part, channel, row, last = column_place(columns)
+    total, products = float32(0), float32(0)
+    if channel < columns.channels:
+        center = affine[channel]
+        while row < last:
+            at = int32(row * columns.channels + channel)
+            v, moved = gy[at], x[at] - center
+            if planes.activation:
+                if planes.residual:
+                    v = float32(0) if y[at] <= float32(0) else v
+                    g[at] = v
+                else:
+                    v = _passed(v, moved, affine, channel, planes)
+            total += v
+            products += v * moved
+            row = int32(row + (int32(THREADS) >> columns.shift))
+    total = column_sum(partial, columns.shift, total)
+    products = column_sum(partial, columns.shift, products)
+    if int32(cuda.threadIdx.x) >> columns.shift == 0 and channel < columns.channels:
+        sums[int32(2 * part * columns.channels + channel)] = total
+        sums[int32((2 * part + 1) * columns.channels + channel)] = products
+
+
 def _input_grad_body(x, gy, affine, gx, planes):
     i = thread()
     if i < planes.total:
@@ -165,6 +226,8 @@ def _input_grad_body(x, gy, affine, gx, planes):
 
 _F = "float32"
 _MOMENTS = CudaKernel("norm-moments", _moments_body, (_F, _F, Planes), THREADS)
+_COLUMN_MOMENTS = CudaKernel("norm-column-moments", _column_moments_body, (_F, _F, Columns), THREADS)
+_COLUMN_SUMS = CudaKernel("norm-column-sums", _column_sums_body, (_F, _F, _F, _F, _F, _F, Columns, Planes), THREADS)
 _JOIN = CudaKernel("norm-join", _join_body, (_F, _F, _F, Planes), THREADS)
 _FORWARD = CudaKernel("norm-forward", _forward_body, (_F, _F, _F, _F, Planes), THREADS)
 _SUMS = CudaKernel("norm-sums", _sums_body, (_F, _F, _F, _F, _F, _F, Planes), THREADS)
@@ -179,7 +242,11 @@ def statistics(x, spec: NormSpec, workspace, out) -> None:
     """out (2, C) float32: mean and biased variance of every channel. The batch must not be empty."""
     planes = _planes(spec)
     sums = _partial_sums(planes, workspace)
-    _MOMENTS(planes.parts * planes.channels, x, sums, planes)
+    if side_by_side(spec.c, spec.pixels):
+        columns = cut_columns(spec.c, spec.n)
+        _COLUMN_MOMENTS(columns.blocks, x, sums, columns)
+    else:
+        _MOMENTS(planes.parts * planes.channels, x, sums, planes)
     _JOIN(-(-planes.channels // THREADS), x, sums, out, planes)
 
 
@@ -197,7 +264,12 @@ def sums(x, gy, y, affine, spec: NormSpec, workspace, out, g) -> None:
     planes = _planes(spec)
     found = out if planes.parts == 1 else _partial_sums(planes, workspace)
     masked = spec.residual and spec.activation
-    _SUMS(planes.parts * planes.channels, x, gy, y if masked else gy, affine, g if masked else found, found, planes)
+    arrays = x, gy, y if masked else gy, affine, g if masked else found, found
+    if side_by_side(spec.c, spec.pixels):
+        columns = cut_columns(spec.c, spec.n)
+        _COLUMN_SUMS(columns.blocks, *arrays, columns, planes)
+    else:
+        _SUMS(planes.parts * planes.channels, *arrays, planes)
     if planes.parts > 1:
         add_parts(found, out, planes.parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
+from ..cuda import cuda_only, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
 from ..cuda.tiles import parts_bytes
 from ..residual import with_residual
@@ -57,6 +57,8 @@ _CPU = (
     Variant("blocked", "weight_grad", "cpu", cpu_only, cpu_blocked.weight_grad, _partial_sums, tunables={"PARTS": 32}),
 )
 
+_READ_NCHW = (("blocked", cuda_only),)
+
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
@@ -68,17 +70,18 @@ VARIANTS = (
             _cuda_halves,
             warpgroup_only(kind),
             kind,
+            _READ_NCHW,
         )
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind)
+        cuda_row(kind, direction, f"pointwise.cuda_{kind}.{direction}", _cuda_halves, half_only(kind), kind, _READ_NCHW)
         for kind in ("float16", "bfloat16")
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
     *(
-        cuda_row(name, direction, f"pointwise.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32")
+        cuda_row(name, direction, f"pointwise.cuda_{name}.{direction}", _cuda_tf32, refuses, "tf32", _READ_NCHW)
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),

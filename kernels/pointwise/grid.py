@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import helper
-from ..rows import copy_row, spread_row, write_row, zero_pixels
+from ..rows import copy_row, rows_ahead, spread_row, write_row, zero_pixels
 from ..spec import ConvSpec, PointwiseSpec
 
 
@@ -61,13 +61,14 @@ def address_of(grid, planes, pixel):
 def gather(source, grid, channels, first, count, panel, width):
     """panel[c * width + j] = channel c of pixel first + j, for j < count; up to a vector more is written."""
     n0, p0, q0 = place_of(grid, first)
+    ahead = rows_ahead(grid.size)
     for c in range(channels):
         n, p, q = n0, p0, q0
         at, end = c * width, c * width + count
         while at < end:
             run = min(grid.width - q, end - at)
             start = (n * channels + c) * grid.size + p * grid.pitch + q * grid.step
-            copy_row(panel, at, run, source, start, grid.step, 0, run)
+            copy_row(panel, at, run, source, start, grid.step, 0, run, ahead)
             at, p, q = at + run, p + 1, 0
             if p == grid.lines:
                 n, p = n + 1, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cuda import cuda_only
+from ..cuda import either_layout
 from ..cuda import row as cuda_row
 from ..cuda.tiles import channel_bytes
 from ..variant import Problem, Variant, cpu_only, no_workspace
@@ -10,7 +10,7 @@ from . import cpu_average, cpu_global, cpu_planes, cpu_relu, cpu_windows
 
 
 def _cuda_pass(problem: Problem) -> str:
-    return cuda_only(problem) or cpu_relu.overlapping(problem.spec)
+    return either_layout(problem) or cpu_relu.overlapping(problem.spec)
 
 
 VARIANTS = (
@@ -30,10 +30,10 @@ VARIANTS = (
         "passed", "avg_relu_bias_backward", "cpu", cpu_relu.refuses, cpu_relu.avg_relu_bias_backward,
         cpu_relu.workspace_bytes,
     ),
-    cuda_row("planes", "max_forward", "pool.cuda_planes.max_forward"),
-    cuda_row("planes", "max_backward", "pool.cuda_planes.max_backward"),
-    cuda_row("planes", "avg_forward", "pool.cuda_planes.avg_forward"),
-    cuda_row("planes", "avg_backward", "pool.cuda_planes.avg_backward"),
+    cuda_row("planes", "max_forward", "pool.cuda_planes.max_forward", refuses=either_layout),
+    cuda_row("planes", "max_backward", "pool.cuda_planes.max_backward", refuses=either_layout),
+    cuda_row("planes", "avg_forward", "pool.cuda_planes.avg_forward", refuses=either_layout),
+    cuda_row("planes", "avg_backward", "pool.cuda_planes.avg_backward", refuses=either_layout),
     cuda_row(
         "passed", "avg_relu_bias_backward", "pool.cuda_relu.avg_relu_bias_backward", channel_bytes, _cuda_pass
     ),

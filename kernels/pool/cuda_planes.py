@@ -2,7 +2,7 @@
 
 Forward, the pixel is one of y. Backward it is one of gx, which collects from the windows that hold it.
 
-Layout: NCHW, C-contiguous; out never aliases an input.
+Layout: all images NCHW, or all channels-last, whose threads lie over channels; out never aliases an input.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..cuda.images import CHANNELS_LAST, NCHW, Lines, flat, is_last, lines
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import divider, float32, inlined, int32, int64, quotient, thread, uint32
 from ..spec import PoolSpec
@@ -81,30 +82,6 @@ def _count(start_h, start_w, g):
     return float32(int32(h * v))
 
 
-def _max_forward_body(x, indices, y, g):
-    i = thread()
-    if i < g.total:
-        plane = quotient(i, g.by_plane, g.by_plane_shift)
-        rest = int32(i - plane * g.plane)
-        p = quotient(rest, g.by_row, g.by_row_shift)
-        start_h, start_w = int32(p * g.stride_h - g.top), int32((rest - p * g.row) * g.stride_w - g.left)
-        end_h = int32(min(start_h + g.dilation_h * (g.kernel_h - 1) + 1, g.height))
-        end_w = int32(min(start_w + g.dilation_w * (g.kernel_w - 1) + 1, g.width))
-        first_h, first_w = _first(start_h, g.dilation_h), _first(start_w, g.dilation_w)
-        best, where = float32(-math.inf), int32(first_h * g.width + first_w)
-        h = first_h
-        while h < end_h:
-            v = first_w
-            while v < end_w:
-                value = x[int32((plane * g.height + h) * g.width + v)]
-                if value > best or value != value:
-                    best, where = value, int32(h * g.width + v)
-                v = int32(v + g.dilation_w)
-            h = int32(h + g.dilation_h)
-        y[i] = best
-        indices[i] = int64(where)
-
-
 @inlined
 def _windows_from(position, before, kernel, dilation, by_stride, by_stride_shift):
     """The first window that reaches a coordinate, counted from the padding's start."""
@@ -118,98 +95,138 @@ def _windows_to(position, before, by_stride, by_stride_shift, out):
     return int32(min(quotient(int32(position + before), by_stride, by_stride_shift) + 1, out))
 
 
-def _max_backward_body(gy, indices, gx, g):
-    i = thread()
-    if i < g.total:
-        plane = quotient(i, g.by_plane, g.by_plane_shift)
-        rest = int32(i - plane * g.plane)
-        h = quotient(rest, g.by_row, g.by_row_shift)
-        v = int32(rest - h * g.row)
-        p = _windows_from(h, g.top, g.kernel_h, g.dilation_h, g.by_stride_h, g.by_stride_h_shift)
-        p_end = _windows_to(h, g.top, g.by_stride_h, g.by_stride_h_shift, g.out_height)
-        q_first = _windows_from(v, g.left, g.kernel_w, g.dilation_w, g.by_stride_w, g.by_stride_w_shift)
-        q_end = _windows_to(v, g.left, g.by_stride_w, g.by_stride_w_shift, g.out_width)
-        total = float32(0)
-        while p < p_end:
-            q = q_first
-            while q < q_end:
-                window = int32((plane * g.out_height + p) * g.out_width + q)
-                if indices[window] == int64(rest):
-                    total += gy[window]
-                q = int32(q + 1)
-            p = int32(p + 1)
-        gx[i] = total
+def _max_forward(split, place):
+    def body(x, indices, y, g, lines):
+        i = thread()
+        if i < g.total:
+            plane, channel, rest = split(i, g, lines)
+            p = quotient(rest, g.by_row, g.by_row_shift)
+            start_h, start_w = int32(p * g.stride_h - g.top), int32((rest - p * g.row) * g.stride_w - g.left)
+            end_h = int32(min(start_h + g.dilation_h * (g.kernel_h - 1) + 1, g.height))
+            end_w = int32(min(start_w + g.dilation_w * (g.kernel_w - 1) + 1, g.width))
+            first_h, first_w = _first(start_h, g.dilation_h), _first(start_w, g.dilation_w)
+            best, where = float32(-math.inf), int32(first_h * g.width + first_w)
+            h = first_h
+            while h < end_h:
+                v = first_w
+                while v < end_w:
+                    value = x[place(int32((plane * g.height + h) * g.width + v), channel, lines)]
+                    if value > best or value != value:
+                        best, where = value, int32(h * g.width + v)
+                    v = int32(v + g.dilation_w)
+                h = int32(h + g.dilation_h)
+            y[i] = best
+            indices[i] = int64(where)
+
+    return body
 
 
-def _avg_forward_body(x, y, g):
-    i = thread()
-    if i < g.total:
-        plane = quotient(i, g.by_plane, g.by_plane_shift)
-        rest = int32(i - plane * g.plane)
-        p = quotient(rest, g.by_row, g.by_row_shift)
-        start_h, start_w = int32(p * g.stride_h - g.top), int32((rest - p * g.row) * g.stride_w - g.left)
-        total = float32(0)
-        h = int32(max(start_h, 0))
-        while h < min(start_h + g.kernel_h, g.height):
-            v = int32(max(start_w, 0))
-            while v < min(start_w + g.kernel_w, g.width):
-                total += x[int32((plane * g.height + h) * g.width + v)]
-                v = int32(v + 1)
-            h = int32(h + 1)
-        y[i] = total / _count(start_h, start_w, g)
+def _max_backward(split, place):
+    def body(gy, indices, gx, g, lines):
+        i = thread()
+        if i < g.total:
+            plane, channel, rest = split(i, g, lines)
+            h = quotient(rest, g.by_row, g.by_row_shift)
+            v = int32(rest - h * g.row)
+            p = _windows_from(h, g.top, g.kernel_h, g.dilation_h, g.by_stride_h, g.by_stride_h_shift)
+            p_end = _windows_to(h, g.top, g.by_stride_h, g.by_stride_h_shift, g.out_height)
+            q_first = _windows_from(v, g.left, g.kernel_w, g.dilation_w, g.by_stride_w, g.by_stride_w_shift)
+            q_end = _windows_to(v, g.left, g.by_stride_w, g.by_stride_w_shift, g.out_width)
+            total = float32(0)
+            while p < p_end:
+                q = q_first
+                while q < q_end:
+                    window = place(int32((plane * g.out_height + p) * g.out_width + q), channel, lines)
+                    if indices[window] == int64(rest):
+                        total += gy[window]
+                    q = int32(q + 1)
+                p = int32(p + 1)
+            gx[i] = total
+
+    return body
 
 
-def _avg_backward_body(gy, gx, g):
-    i = thread()
-    if i < g.total:
-        plane = quotient(i, g.by_plane, g.by_plane_shift)
-        rest = int32(i - plane * g.plane)
-        h = quotient(rest, g.by_row, g.by_row_shift)
-        v = int32(rest - h * g.row)
-        p = _windows_from(h, g.top, g.kernel_h, int32(1), g.by_stride_h, g.by_stride_h_shift)
-        p_end = _windows_to(h, g.top, g.by_stride_h, g.by_stride_h_shift, g.out_height)
-        q_first = _windows_from(v, g.left, g.kernel_w, int32(1), g.by_stride_w, g.by_stride_w_shift)
-        q_end = _windows_to(v, g.left, g.by_stride_w, g.by_stride_w_shift, g.out_width)
-        total = float32(0)
-        while p < p_end:
-            q = q_first
-            while q < q_end:
-                count = _count(int32(p * g.stride_h - g.top), int32(q * g.stride_w - g.left), g)
-                total += gy[int32((plane * g.out_height + p) * g.out_width + q)] / count
-                q = int32(q + 1)
-            p = int32(p + 1)
-        gx[i] = total
+def _avg_forward(split, place):
+    def body(x, y, g, lines):
+        i = thread()
+        if i < g.total:
+            plane, channel, rest = split(i, g, lines)
+            p = quotient(rest, g.by_row, g.by_row_shift)
+            start_h, start_w = int32(p * g.stride_h - g.top), int32((rest - p * g.row) * g.stride_w - g.left)
+            total = float32(0)
+            h = int32(max(start_h, 0))
+            while h < min(start_h + g.kernel_h, g.height):
+                v = int32(max(start_w, 0))
+                while v < min(start_w + g.kernel_w, g.width):
+                    total += x[place(int32((plane * g.height + h) * g.width + v), channel, lines)]
+                    v = int32(v + 1)
+                h = int32(h + 1)
+            y[i] = total / _count(start_h, start_w, g)
+
+    return body
 
 
-_MAX_FORWARD = CudaKernel("max_forward", _max_forward_body, ("float32", "int64", "float32", Windows), THREADS)
-_MAX_BACKWARD = CudaKernel("max_backward", _max_backward_body, ("float32", "int64", "float32", Windows), THREADS)
-_AVG_FORWARD = CudaKernel("avg_forward", _avg_forward_body, ("float32", "float32", Windows), THREADS)
-_AVG_BACKWARD = CudaKernel("avg_backward", _avg_backward_body, ("float32", "float32", Windows), THREADS)
+def _avg_backward(split, place):
+    def body(gy, gx, g, lines):
+        i = thread()
+        if i < g.total:
+            plane, channel, rest = split(i, g, lines)
+            h = quotient(rest, g.by_row, g.by_row_shift)
+            v = int32(rest - h * g.row)
+            p = _windows_from(h, g.top, g.kernel_h, int32(1), g.by_stride_h, g.by_stride_h_shift)
+            p_end = _windows_to(h, g.top, g.by_stride_h, g.by_stride_h_shift, g.out_height)
+            q_first = _windows_from(v, g.left, g.kernel_w, int32(1), g.by_stride_w, g.by_stride_w_shift)
+            q_end = _windows_to(v, g.left, g.by_stride_w, g.by_stride_w_shift, g.out_width)
+            total = float32(0)
+            while p < p_end:
+                q = q_first
+                while q < q_end:
+                    count = _count(int32(p * g.stride_h - g.top), int32(q * g.stride_w - g.left), g)
+                    at = place(int32((plane * g.out_height + p) * g.out_width + q), channel, lines)
+                    total += gy[at] / count
+                    q = int32(q + 1)
+                p = int32(p + 1)
+            gx[i] = total
+
+    return body
 
 
-def _blocks(windows: Windows) -> int:
-    return -(-windows.total // THREADS)
+_BODIES = {
+    "max_forward": (_max_forward, ("float32", "int64", "float32")),
+    "max_backward": (_max_backward, ("float32", "int64", "float32")),
+    "avg_forward": (_avg_forward, ("float32", "float32")),
+    "avg_backward": (_avg_backward, ("float32", "float32")),
+}
+_KERNELS = {
+    (name, layout is CHANNELS_LAST): CudaKernel(
+        name + layout.suffix, body(layout.split, layout.place), (*arrays, Windows, Lines), THREADS
+    )
+    for name, (body, arrays) in _BODIES.items()
+    for layout in (NCHW, CHANNELS_LAST)
+}
+
+
+def _run(name: str, spec: PoolSpec, over_input: bool, *images) -> None:
+    windows = _windows(spec, over_input)
+    kernel = _KERNELS[name, any(map(is_last, images))]
+    kernel(-(-windows.total // THREADS), *map(flat, images), windows, lines(spec.c))
 
 
 def max_forward(x, spec: PoolSpec, workspace, indices, out) -> None:
     """The largest value of each window, and its flat position in the input plane."""
-    windows = _windows(spec, False)
-    _MAX_FORWARD(_blocks(windows), x, indices, out, windows)
+    _run("max_forward", spec, False, x, indices, out)
 
 
 def max_backward(gy, indices, spec: PoolSpec, workspace, out) -> None:
     """Each output gradient goes to the pixel that won its window."""
-    windows = _windows(spec, True)
-    _MAX_BACKWARD(_blocks(windows), gy, indices, out, windows)
+    _run("max_backward", spec, True, gy, indices, out)
 
 
 def avg_forward(x, spec: PoolSpec, workspace, out) -> None:
     """The mean of each window."""
-    windows = _windows(spec, False)
-    _AVG_FORWARD(_blocks(windows), x, out, windows)
+    _run("avg_forward", spec, False, x, out)
 
 
 def avg_backward(gy, spec: PoolSpec, workspace, out) -> None:
     """Each output gradient is shared out evenly over its window."""
-    windows = _windows(spec, True)
-    _AVG_BACKWARD(_blocks(windows), gy, out, windows)
+    _run("avg_backward", spec, True, gy, out)

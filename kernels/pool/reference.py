@@ -75,6 +75,7 @@ def avg_relu_bias_backward(gy: np.ndarray, y: np.ndarray, spec: PoolSpec) -> tup
 def avg_backward(gy: np.ndarray, spec: PoolSpec) -> np.ndarray:
     """Each output gradient is shared out evenly over its window."""
     gx = np.zeros(spec.x_shape, gy.dtype)
-    for n, c, p, q in np.ndindex(spec.y_shape):
-        gx[n, c][np.ix_(_window(p, 0, spec), _window(q, 1, spec))] += gy[n, c, p, q] / divisor(p, q, spec)
+    for p, q in np.ndindex(spec.out):
+        rows, columns = np.ix_(_window(p, 0, spec), _window(q, 1, spec))
+        gx[:, :, rows, columns] += gy[:, :, p, q, None, None] / divisor(p, q, spec)
     return gx
