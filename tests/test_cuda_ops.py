@@ -189,7 +189,11 @@ def test_arrays_of_float16(cupy):
     flat = ck.pointwise(x, cupy.array(np.ones((5, 4), "f2")))
     np.testing.assert_array_equal(cupy.asnumpy(flat), ck.pointwise(X, np.ones((5, 4), "f4")))
     with pytest.raises(NotImplementedError, match=r"trades accuracy \(float16\), which precision='strict' forbids"):
-        ck.conv2d(x, w, **OPTIONS, precision="strict")
+        ck.conv2d(x, w, **OPTIONS, dilation=2, precision="strict")
+    with plan.traced() as rows:  # groups of few channels, whose row sums in float32
+        y = ck.conv2d(x, w, **OPTIONS, precision="strict")
+    assert [row.name for _, row in rows] == ["tiled"]
+    np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS))
     with pytest.raises(TypeError, match="must have one dtype"):
         ck.conv2d(x, cupy.array(W), **OPTIONS)
     with pytest.raises(TypeError, match="x must be float32 or float64, got float16"):

@@ -77,7 +77,7 @@ def tiled_slower(problem: Problem) -> str:
     """Tensor cores, where they may be used and are not expected to be slower: where a group fills enough of their tiles."""
     spec = problem.spec
     small = spec.groups >= UNITS and max(spec.c, spec.k) <= RESULTS * spec.groups
-    if small or problem.precision == "strict":
+    if small or problem.precision == "strict" or spec.n == 0:
         return ""
     taking = (name for name, refuses in TENSOR_CORES.items() if not refuses(problem))
     return next((name for name in taking if not costs.slower(name, READ_NCHW, problem)), "")
