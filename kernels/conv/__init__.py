@@ -41,10 +41,10 @@ def _partial_sums(problem: Problem) -> int:
 
 def _cuda_direct(problem: Problem) -> str:
     spec = problem.spec
+    if reason := either_layout(problem):
+        return reason
     small = spec.groups > 1 and min(spec.c, spec.k) < windowed.FEW_FILTERS * spec.groups
-    if small:  # what the rows by windows leave is cheaper turned to NCHW and back
-        return cuda_only(problem)
-    return either_layout(problem)
+    return cuda_only(problem) if small else ""  # what the rows by windows leave is cheaper turned to NCHW and back
 
 
 def _cuda_halves(problem: Problem) -> int:

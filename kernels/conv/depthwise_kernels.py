@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import anew, cuda, float32, inlined, int32, int64, quotient, thread, uint32
+from ..cuda.language import anew, as_it_is, cuda, float32, inlined, int32, int64, quotient, thread, uint32
 from ..cuda.stored import pointer, reader_and_writer
 from .window_lines import PITCH, ROWS, THREADS, block_sums, finisher, over_window
+
+MANY_TAPS = 25  # more leave no registers for the bias, and for which rows are below
 
 
 def named(name: str, stored: str) -> str:
@@ -84,6 +86,8 @@ def place(work):
 def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
     """y[p, q] = bias + Σ w[r, s] · x[p · step - top + r, q · step - left + s] + residual, through the ReLU."""
     taps, (read, _), finish = rows * columns, reader_and_writer(stored), finisher(stored)
+    many = taps > MANY_TAPS
+    again = anew if many else as_it_is
 
     @inlined
     def multiply(acc, weights, j, r, s, pixel):
@@ -99,18 +103,20 @@ def correlation(rows: int, columns: int, step: int, stored: str) -> CudaKernel:
             p, v = int32(strip * ROWS), int32(q * step - work.left)
             for t in range(taps):
                 weights[t] = read(w[int32(k * taps + work.first_tap + t * work.tap_step)])
+            more = read(bias[k]) if work.biased else float32(0)
             c = quotient(k, work.by_filters, work.by_filters_shift)
             n = int32(part * work.chunk)
             end = int32(min(n + work.chunk, work.n))
             while n < end:
                 h = anew(int32(p * step - work.top))  # which lines are padding would else be kept in registers
                 at = int32(((n * work.sources + c) * work.height + h) * work.width + v)
-                more = read(bias[anew(k)]) if work.biased else float32(0)  # as the rows below, not kept in a register
+                if many:
+                    more = read(bias[anew(k)]) if work.biased else float32(0)
                 for j in range(ROWS):
                     acc[j] = more
                 add(x, at, h, v, ROWS, work, weights, line, acc)
                 to = int32(((n * work.results + k) * work.out_height + p) * work.out_width + q)
-                row = anew(p)
+                row = again(p)  # which rows are below
                 for j in range(ROWS):
                     if int32(row + j) < work.out_height:
                         finish(acc[j], residual, y, to, work)
