@@ -276,9 +276,10 @@ def functions(path: Path) -> dict[str, list[str]]:
 
 
 SCALER = KERNELS / "update" / "cuda_scale.py"  # on the CPU the scaler is NumPy's
+TWINS = sorted(set(KERNELS.glob("*/cuda_*.py")) - {SCALER})
 
 
-@pytest.mark.parametrize("path", sorted(set(KERNELS.glob("*/cuda_*.py")) - {SCALER}), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", TWINS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_twins_have_the_same_names_and_signatures(path):
     """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
     such twin, as tensor cores, is held to the plainest one. What NumPy does on the CPU has the names of its definition."""
