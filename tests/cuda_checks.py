@@ -10,9 +10,11 @@ from convkern.kernels.entropy import reference as entropy_reference
 from convkern.kernels.entropy.spec import EntropySpec
 from convkern.kernels.reduce import reference as reduce_reference
 from convkern.kernels.spec import ChannelSpec
+from convkern.kernels.variant import Problem, Variant
+from convkern.plan import HALVES
 
-from .bounds import assert_within, floats
-from .test_kernels import run
+from .bounds import assert_within, floats, from_halves, gamma, halves, integers
+from .test_kernels import conv_definition, conv_shapes, run
 
 EPS = float(np.finfo("f4").eps)
 
@@ -58,4 +60,60 @@ def check_sum(row: Any, spec: ChannelSpec) -> bool:
     wide = x.astype(np.float64)
     magnitude = reduce_reference.sum(np.abs(wide), spec)
     assert_within(out, reduce_reference.sum(wide, spec), magnitude, max(1, spec.n * spec.pixels))
+    return True
+
+
+# --- convolution over arrays of halves, and in both layouts
+
+IMAGES = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}  # among the arguments
+UNITS = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 2.0**-134)}  # relative rounding, and that of denormals
+
+
+def last(array: np.ndarray) -> np.ndarray:
+    """The same values with channels side by side."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def run_as_stored(row: Variant, problem: Problem, arrays: list[np.ndarray]) -> np.ndarray:
+    """What the row writes of float32 arrays, which are stored in the problem's dtype and layout; as float32."""
+    assert row.refuses(problem) == ""
+    kind, lie = problem.dtype, last if problem.layout == "channels_last" else np.asarray
+    store = (lambda array: halves(array, kind)) if kind in HALVES else np.copy
+    given = [lie(store(a)) if i in IMAGES[row.direction] else store(a) for i, a in enumerate(arrays)]
+    copies = [array.copy() for array in given]
+    out = store(np.full(conv_shapes(row.direction, problem.spec)[1], np.nan, "f4"))
+    out = out if row.direction == "weight_grad" else lie(out)
+    row.run(*given, problem.spec, np.full(row.workspace(problem), 0xFF, np.uint8), out)
+    for array, copy in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)  # inputs are not written to
+    got = np.ascontiguousarray(out)
+    return from_halves(got, kind) if kind in HALVES else got
+
+
+def on_channels_last(row: Variant, problem: Problem, make: Any = integers) -> tuple[np.ndarray, np.ndarray]:
+    """What the row writes in the problem's layout, and the definition; of halves both as float32."""
+    rng, kind = np.random.default_rng(9), problem.dtype
+    arrays = [make(rng, shape, "float32") for shape in conv_shapes(row.direction, problem.spec)[0]]
+    want = conv_definition(row.direction, problem.spec, *(array.astype(np.float64) for array in arrays))
+    got = run_as_stored(row, problem, arrays)
+    return (got, from_halves(halves(want.astype("f4"), kind), kind)) if kind in HALVES else (got, want)
+
+
+def check_as_stored(row: Variant, problem: Problem) -> bool:
+    """The exact sums of integers, rounded once; and sums of floats inside γ, halves rounded once more."""
+    np.testing.assert_array_equal(*on_channels_last(row, problem))
+    rng, spec, kind = np.random.default_rng(4), problem.spec, problem.dtype
+    shapes, _, terms = conv_shapes(row.direction, spec)
+    arrays = [floats(rng, shape, "float32") for shape in shapes]
+    if kind in HALVES:
+        arrays = [from_halves(halves(array, kind), kind) for array in arrays]
+    got, wide = run_as_stored(row, problem, arrays), [array.astype(np.float64) for array in arrays]
+    want = conv_definition(row.direction, spec, *wide)
+    magnitude = conv_definition(row.direction, spec._replace(activation=0), *map(np.abs, wide))
+    if kind not in HALVES:
+        assert_within(got, want, magnitude, terms)
+        return True
+    unit, least = UNITS[kind]
+    error = gamma(terms, np.dtype("f4")) * magnitude
+    assert (np.abs(got - want) <= error + unit * (np.abs(want) + error) + least).all()
     return True

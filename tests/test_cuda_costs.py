@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from convkern import explanation, plan
@@ -103,10 +105,29 @@ def test_costs_grow_with_the_batch(direction):
 def test_every_row_that_is_weighed_has_an_estimate():
     """And its rivals, which are rows of the same table."""
     for table in (conv_table, pointwise):
-        weighed = {row.name for row in table.VARIANTS if row.device == "cuda" and row.slower is not never}
-        assert {name for name, _ in table._READ_NCHW} < {row.name for row in table.VARIANTS if row.device == "cuda"}
+        rivals = {name for name, _ in table._READ_NCHW}
+        weighed = {row.name for row in table.VARIANTS if row.device == "cuda" and row.slower is not never} - rivals
+        assert rivals < {row.name for row in table.VARIANTS if row.device == "cuda"}
         assert len(weighed) == 6
-        assert weighed | {name for name, _ in table._READ_NCHW} <= set(costs.RATES)
+        assert weighed | rivals <= set(costs.RATES)
+
+
+@pytest.mark.parametrize("found", [80, 90])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_few_channels_go_to_tensor_cores_exactly_where_these_win(direction, found, monkeypatch):
+    """The row of windows comes first and gives way; what it leaves, tensor cores do not leave to a third row."""
+    monkeypatch.setattr(launch, "asked", lambda: found)
+    chosen = set()
+    for groups, inner, side, precision in product((1, 4, 16), (3, 8, 16), (8, 56), PRECISIONS):
+        spec = conv(16, groups * inner, (side, side), groups * inner, (3, 3), padding=ONE, groups=groups)
+        problem = problem_of(spec, direction, precision)
+        rows = {row.name: row for row in plan.rows("conv", direction, "cuda") if not plan.refusal(row, problem)}
+        taken = [row for name, row in rows.items() if row.accuracy == precision and not row.slower(problem)]
+        small = groups == 16 and inner == 3  # windows take them whatever the estimate
+        assert plan.plan(problem) is (rows["tiled"] if small or not taken else taken[0])
+        assert bool(rows["tiled"].slower(problem)) == (bool(taken) and not small)
+        chosen.add(plan.plan(problem).accuracy)
+    assert chosen == {"exact", *PRECISIONS}
 
 
 def test_explanations_have_the_term():

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from convkern import plan
-from convkern.kernels.conv import cuda_depthwise, depthwise_kernels
-from convkern.kernels.cuda.tiles import window_parts
+from convkern.kernels.conv import cuda_depthwise, windowed
+from convkern.kernels.conv import reference as conv_reference
+from convkern.kernels.conv.window_lines import ROWS as TALL
+from convkern.kernels.cuda import launch
 from convkern.kernels.spec import ConvSpec
 from convkern.kernels.variant import Problem
+from convkern.plan import HALVES
 
 from . import golden
-from .bounds import integers
+from .bounds import floats, integers
+from .cuda_checks import check_as_stored, run_as_stored
 from .gpu import cuda_rows, interpreted, needs_compiler
 from .test_cuda_rows import DEPTHWISE_EDGES, ONE, conv, long
-from .test_kernels import check_conv, conv_definition, conv_shapes, row_id, run
+from .test_kernels import check_conv, conv_definition, conv_shapes, row_id
 
 ROWS = [row for row in cuda_rows("conv") if row.name == "depthwise"]
+FORMS, LAYOUTS = ("float32", *HALVES), ("nchw", "channels_last")
+EMPTY = DEPTHWISE_EDGES[1]._replace(n=0)
 CACHES = (cuda_depthwise._forward_work, cuda_depthwise._input_work, cuda_depthwise._weight_work)
+
+
+def problem(row, spec: ConvSpec, dtype: str = "float32", layout: str = "nchw") -> Problem:
+    return Problem("conv", row.direction, "cuda", dtype, "default", spec, layout)
+
+
+def on_last(row, spec: ConvSpec) -> Problem:
+    return problem(row, spec, layout="channels_last")
+
+
+def arrays_of(row, spec: ConvSpec, make=floats) -> list[np.ndarray]:
+    return [make(np.random.default_rng(6), shape, "float32") for shape in conv_shapes(row.direction, spec)[0]]
+
+
+def work_of(row, spec: ConvSpec, last: bool = False):
+    """The numbers of a launch."""
+    if row.direction == "input_grad":
+        return cuda_depthwise._input_work(spec, "float32", last)[1]
+    if row.direction == "weight_grad":
+        return cuda_depthwise._weight_work(spec, "float32", last)[1]
+    return cuda_depthwise._forward_work(spec, True, row.direction == "forward_residual", "float32", last)[1]
 
 
 @pytest.fixture
@@ -38,87 +67,104 @@ def cut(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", FORMS)
+def test_tile_edges_in_every_type_and_layout(row, layout, dtype):
+    """Every unrolled kernel and what loops over its taps; more channels than a warp has lanes, and fewer than two warps."""
+    wide = (
+        DEPTHWISE_EDGES[1]._replace(n=1, c=37, k=37, groups=37),
+        DEPTHWISE_EDGES[6]._replace(n=1, c=20, k=40, groups=20),
+    )
+    with interpreted("sm_80" if dtype == "float16" else "sm_90a"):
+        for spec in (*DEPTHWISE_EDGES, *wide, EMPTY):
+            if row.direction.startswith("forward"):
+                spec = spec._replace(activation=spec.k % 2)
+            assert check_as_stored(row, problem(row, spec, dtype, layout))
+
+
+@needs_compiler
+@pytest.mark.full
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_every_padding_and_height(row, target, layout):
+    """All remainders of a strip, and paddings of all sizes on all sides, with every unrolled kernel."""
+    with interpreted(target):
+        for (kernel, step), height in product(cuda_depthwise.UNROLLED, range(1, 10)):
+            sides = ((height % 4, (height + 2) % 5), ((height + 1) % 5, height % 3))
+            size = (max(height, kernel[0] - sum(sides[0])), max(12 - height, kernel[1] - sum(sides[1])))
+            spec = conv(2, 3, size, 3, kernel, (step, step), sides, groups=3)
+            dtype = FORMS[height % 3]
+            assert check_as_stored(row, problem(row, spec, "float32", layout))
+            assert check_as_stored(row, problem(row, spec, dtype, layout))
+
+
+@needs_compiler
 @pytest.mark.parametrize("row", [row for row in ROWS if row.direction != "weight_grad"], ids=row_id)
 @pytest.mark.parametrize(("busy", "most"), [(100, 3), (1, 2)])
 def test_a_thread_may_have_several_images(row, busy, most, cut):
     """So many that the last thread's are fewer; the results are those of threads with one, to the last bit."""
-    specs = [spec for spec in DEPTHWISE_EDGES if spec.k == spec.c and spec.dilation == (1, 1)]
+    specs = [spec._replace(n=7) for spec in DEPTHWISE_EDGES if spec.k == spec.c and spec.dilation == (1, 1)]
     results = []
     for numbers in ({}, dict(BUSY=busy, MOST_IMAGES=most)):
         cut(**numbers)
         with interpreted("sm_80"):
-            for spec in (spec._replace(n=7) for spec in specs):
-                shapes, result, _ = conv_shapes(row.direction, spec)
-                rng = np.random.default_rng(6)
-                results.append(np.empty(result, "f4"))
-                arrays = [rng.standard_normal(shape, "f4") for shape in shapes]
-                assert run("conv", row, spec, "float32", *arrays, out=(results[-1],))
-                assert check_conv(row, spec, "float32", make=integers, exact=True)
-    work = (cuda_depthwise._input_work if row.direction == "input_grad" else cuda_depthwise._forward_work).__wrapped__
-    assert work(specs[0]._replace(n=7), *(() if row.direction == "input_grad" else (True, False)))[1].chunk == most
+            results += [run_as_stored(row, problem(row, spec), arrays_of(row, spec)) for spec in specs]
+            assert all(check_conv(row, spec, "float32", make=integers, exact=True) for spec in specs)
+    assert work_of(row, specs[0]).chunk == most
     for one, several in zip(results[: len(specs)], results[len(specs) :], strict=True):
         np.testing.assert_array_equal(one, several)
 
 
 @needs_compiler
-@pytest.mark.parametrize("parts", [2, 5])
-@pytest.mark.parametrize("spec", [*DEPTHWISE_EDGES[:4], DEPTHWISE_EDGES[6]])
-def test_the_weight_gradients_sums_are_cut_anywhere(spec, parts, cut, monkeypatch):
-    """Parts that begin and end inside of rows."""
-    (row,) = (row for row in ROWS if row.direction == "weight_grad")
-    cut(window_parts=lambda filters, pixels: parts)
-    rng = np.random.default_rng(7)
-    x, gy = integers(rng, spec.x_shape, "f4"), integers(rng, spec.y_shape, "f4")
-    out, workspace = np.empty(spec.w_shape, "f4"), np.full(4 * parts * np.prod(spec.w_shape), 0xFF, "u1")
-    with interpreted("sm_90a"):
-        row.run(x, gy, spec, workspace, out)
-    assert cuda_depthwise._weight_work(spec)[2] == parts
-    np.testing.assert_array_equal(out, conv_definition("weight_grad", spec, x, gy))
-
-
-@needs_compiler
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
-@pytest.mark.full
-def test_every_padding_and_height(row, target):
-    """All remainders of a strip, and paddings of all sizes on all sides, with every unrolled kernel."""
-    with interpreted(target):
-        for (kernel, step), height in ((case, h) for case in cuda_depthwise._UNROLLED for h in range(1, 10)):
-            sides = ((height % 4, (height + 2) % 5), ((height + 1) % 5, height % 3))
-            size = (max(height, kernel[0] - sum(sides[0])), max(12 - height, kernel[1] - sum(sides[1])))
-            spec = conv(2, 3, size, 3, kernel, (step, step), sides, groups=3)
-            assert check_conv(row, spec, "float32")
-            assert check_conv(row, spec, "float32", make=integers, exact=True)
+def test_rows_of_pixels_are_cut_anywhere(row, cut):
+    """Channels-last, a thread slides along as many columns as leave the device busy; the last one's are fewer."""
+    specs = [spec for spec in DEPTHWISE_EDGES if spec.k == spec.c and spec.dilation == (1, 1)]
+    results, segments = [], []
+    for least in (100, 3, 1):
+        cut(LEAST_RUN=least)
+        with interpreted("sm_80"):
+            results.append([run_as_stored(row, on_last(row, spec), arrays_of(row, spec, integers)) for spec in specs])
+        segments.append([work_of(row, spec, last=True).segments for spec in specs])
+    assert max(segments[0]) == 1 < min(segments[2][:4])
+    assert segments[0] < segments[1] < segments[2]
+    for one, several, most in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, several)
+        np.testing.assert_array_equal(one, most)
 
 
 @needs_compiler
-@pytest.mark.parametrize("step", [1, 2])
-def test_what_is_no_pixel_of_gy_meets_no_infinity(step):
-    """The rows of a strip below the last one would meet the last row of x by other taps than those above do."""
-    (row,) = (row for row in ROWS if row.direction == "weight_grad")
-    spec = conv(1, 1, (7, 3), 1, (3, 3), (step, step), ((0, 1 if step == 1 else 0), (0, 0)))
-    x, gy = np.ones(spec.x_shape, "f4"), np.ones(spec.y_shape, "f4")
-    x[0, 0, -1, 1] = np.inf
-    out, want = np.empty(spec.w_shape, "f4"), conv_definition("weight_grad", spec, x.astype("f8"), gy.astype("f8"))
-    with interpreted("sm_80"):
-        row.run(x, gy, spec, np.empty(0, "u1"), out)
-    np.testing.assert_array_equal(out, want)
-    assert 0 < np.isinf(want).sum() < 3
-
-
-@needs_compiler
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (3, 2)])
-def test_an_infinity_of_gy_reaches_the_pixels_of_its_window_only(kernel):
+def test_an_infinity_of_gy_reaches_the_pixels_of_its_window_only(kernel, layout):
     """With a stride, the columns between have fewer taps; a weight that is not there is no zero to multiply it by."""
     (row,) = (row for row in ROWS if row.direction == "input_grad")
-    spec = conv(1, 1, (9, 12), 1, kernel, (2, 2), ONE)
+    spec = conv(1, 2, (9, 12), 2, kernel, (2, 2), ONE, groups=2)
     gy, w = np.ones(spec.y_shape, "f4"), np.ones(spec.w_shape, "f4")
     gy[0, 0, 2, 3] = np.inf
-    out, want = np.empty(spec.x_shape, "f4"), conv_definition("input_grad", spec, gy.astype("f8"), w.astype("f8"))
     with interpreted("sm_80"):
-        row.run(gy, w, spec, np.empty(0, "u1"), out)
+        out = run_as_stored(row, problem(row, spec, layout=layout), [gy, w])
+    want = conv_definition("input_grad", spec, gy.astype("f8"), w.astype("f8"))
     np.testing.assert_array_equal(out, want)
     assert np.isinf(want).sum() == kernel[0] * kernel[1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", FORMS)
+def test_nan_and_infinity_pass_and_the_bias_may_be_missing(dtype, layout):
+    for row in (row for row in ROWS if row.direction.startswith("forward")):
+        spec = DEPTHWISE_EDGES[1]._replace(activation=1)
+        x, w = np.ones(spec.x_shape, "f4"), np.ones(spec.w_shape, "f4")
+        x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
+        residuals = [np.full(spec.y_shape, -20, "f4")] if row.direction == "forward_residual" else []
+        with interpreted("sm_80"):
+            y = run_as_stored(row, problem(row, spec, dtype, layout), [x, w, np.empty(0, "f4"), *residuals])
+        wide = [array.astype(np.float64) for array in (x, w, *residuals)]
+        want = getattr(conv_reference, row.direction)(*wide[:2], None, *wide[2:], spec)
+        np.testing.assert_array_equal(y, want)
 
 
 def test_the_plan_takes_it_for_depthwise_layers():
@@ -126,26 +172,33 @@ def test_the_plan_takes_it_for_depthwise_layers():
     few, many = (conv(1, 3, (5, 6), k, (2, 3), groups=3) for k in (24, 27))
     plan.plan.cache_clear()
     try:
-        for direction in ("forward", "forward_residual", "input_grad", "weight_grad"):
-            for precision in ("default", "strict", "tf32", "float16"):
-                problem = Problem("conv", direction, "cuda", "float32", precision, few)
-                assert plan.plan(problem).name == "depthwise"
-            problem = Problem("conv", direction, "cuda", "float32", "default", many)
-            assert plan.plan(problem).name == "direct"
-            assert plan.plan(problem._replace(spec=conv(1, 4, (5, 6), 4, (2, 3), groups=2))).name == "direct"
+        for row in ROWS:
+            for precision, layout in product(("default", "strict", "tf32", "float16"), LAYOUTS):
+                assert plan.plan(problem(row, few, layout=layout)._replace(precision=precision)).name == "depthwise"
+            for dtype, precision, layout in product(HALVES, ("default", "strict"), LAYOUTS):
+                assert plan.plan(problem(row, few, dtype, layout)._replace(precision=precision)).name == "depthwise"
+                if precision == "default":
+                    assert plan.plan(problem(row, many, dtype, layout)).name == dtype
+            assert plan.plan(problem(row, many)).name == "direct"
+            assert plan.plan(problem(row, conv(1, 4, (5, 6), 4, (2, 3), groups=2))).name == "direct"
     finally:
         plan.plan.cache_clear()
 
 
-def test_refusals():
+def test_refusals(monkeypatch):
     row, spec = ROWS[0], conv(1, 3, (5, 6), 3, (3, 3), groups=3)
-    problem = Problem("conv", "forward", "cuda", "float32", "default", spec)
-    assert row.refuses(problem) == ""
-    assert row.refuses(problem._replace(layout="channels_last")) == "takes NCHW, not channels_last"
-    assert row.refuses(problem._replace(dtype="float16")) == "takes float32, not float16"
-    assert row.refuses(problem._replace(spec=spec._replace(groups=1))) == "takes one input channel a group"
-    wide = problem._replace(spec=spec._replace(k=27))
+    asked = problem(row, spec)
+    assert row.refuses(asked) == row.refuses(asked._replace(layout="channels_last")) == ""
+    assert row.refuses(asked._replace(device="cpu", dtype="float64")) == "runs on CUDA devices only"
+    assert row.refuses(asked._replace(dtype="float64")) == "takes float32, float16 and bfloat16, not float64"
+    assert row.refuses(asked._replace(spec=spec._replace(groups=1))) == "takes one input channel a group"
+    wide = asked._replace(spec=spec._replace(k=27))
     assert row.refuses(wide) == "leaves more than 8 filters a channel to products of matrices"
+    huge = asked._replace(spec=spec._replace(n=2**31))
+    assert row.refuses(huge) == "takes arrays of fewer than 2**31 elements"
+    monkeypatch.setattr(launch, "asked", lambda: 75)
+    assert row.refuses(asked) == row.refuses(asked._replace(dtype="float16")) == ""
+    assert row.refuses(asked._replace(dtype="bfloat16")) == "needs compute capability 8.0, here is 7.5"
 
 
 LARGE = conv(64, 192, (28, 28), 192, (3, 3), (2, 2), ONE, groups=192)
@@ -153,14 +206,21 @@ LARGE = conv(64, 192, (28, 28), 192, (3, 3), (2, 2), ONE, groups=192)
 
 @pytest.mark.parametrize("spec", [*DEPTHWISE_EDGES, long(ROWS[0]), LARGE])
 def test_work_covers_every_pixel_by_shape_alone(spec: ConvSpec):
-    for kernel, work in (cuda_depthwise._forward_work(spec, False, False), cuda_depthwise._input_work(spec)):
-        together = 1 if kernel in (depthwise_kernels.FORWARD, depthwise_kernels.INPUT_GRAD) else depthwise_kernels.ROWS
+    for row in ROWS[::2]:
+        work = work_of(row, spec)
+        kernel = (
+            cuda_depthwise._input_work(spec)[0]
+            if row.direction == "input_grad"
+            else cuda_depthwise._forward_work(spec, True, False)[0]
+        )
+        together = 1 if kernel in cuda_depthwise.KERNELS["float32", False][3:] else TALL
         parts = -(-spec.n // work.chunk)
         assert work.strips * together * spec.stride[0] >= work.out_height
         assert work.terms == parts * work.results * work.strips * work.out_width
-    kernel, work, parts = cuda_depthwise._weight_work(spec)
-    assert (parts - 1) * work.chunk < work.terms <= parts * work.chunk
-    assert parts <= window_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
+    for last in (False, True):
+        _, work, parts, _ = cuda_depthwise._weight_work(spec, "float32", last)
+        assert (parts - 1) * work.chunk < work.terms <= parts * work.chunk
+        assert parts <= windowed.depthwise_parts(spec, last)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +228,14 @@ def test_work_covers_every_pixel_by_shape_alone(spec: ConvSpec):
     [
         ("correlation-3x3-step1", 36, 22, 230), ("correlation-5x5-step1", 100, 44, 420), ("spread-3x3-step2", 24, 10, 190),
         ("weight_grad-3x3-step1", 36, 22, 200), ("weight_grad-5x5-step1", 100, 44, 390),
+        ("correlation-3x3-step1-float16", 36, 22, 250), ("last-correlation-3x3-step1", 36, 10, 230),
+        ("last-correlation-3x3-step1-float16", 36, 10, 250), ("last-correlation-5x5-step1", 100, 12, 400),
+        ("last-spread-3x3-step2", 36, 5, 290), ("last-weight_grad-3x3-step1", 36, 10, 150),
     ],
 )  # fmt: skip
 def test_main_loops_read_a_window_once(name, products, loads, most):
-    """Four rows of 3x3 are 36 products of 18 pixels (and a residual, or gy); 8 rows of gx of stride 2 are 24 of 10."""
+    """Four rows of 3x3 are 36 products of 18 pixels (and a residual, or gy); 8 rows of gx of stride 2 are 24 of 10. Sliding
+    along, four rows read six new pixels, and two columns of 8 rows of gx five of gy for 36 products."""
     for facts in golden.read()["kernels"][f"conv-depthwise-{name}"].values():
         mix = facts["main_loop"]
         assert (mix["FFMA"], mix["LDG"]) == (products, loads)

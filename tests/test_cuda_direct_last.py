@@ -12,9 +12,9 @@ from convkern.kernels.variant import Problem
 
 from . import fake_cupy
 from .bounds import floats
+from .cuda_checks import on_channels_last
 from .gpu import TARGETS, cuda_rows, interpreted, needs_compiler
 from .test_cuda_channels_last import CASES, conversions, last
-from .test_cuda_halves import on_channels_last
 from .test_cuda_rows import EDGES, ONE, PARTED, conv
 from .test_kernels import row_id
 

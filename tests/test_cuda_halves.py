@@ -13,6 +13,7 @@ from convkern.kernels.variant import Problem, Variant
 from convkern.plan import HALVES
 
 from .bounds import from_halves, halves, integers
+from .cuda_checks import on_channels_last
 from .gpu import any_target, cuda_rows, interpreted, needs_compiler, skip_without_compiler
 from .test_cuda_rows import EDGES, ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
@@ -170,30 +171,6 @@ def test_infinity_and_nan_pass_the_padding_of_channels(kind):
 
 
 # --- channels-last
-
-
-def last(array: np.ndarray) -> np.ndarray:
-    """The same values with channels side by side."""
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-
-
-def on_channels_last(row: Variant, problem: Problem, make=integers) -> tuple[np.ndarray, np.ndarray]:
-    """What the row writes over channels-last images, and the definition; of halves both as float32."""
-    assert row.refuses(problem) == ""
-    rng, spec, kind = np.random.default_rng(9), problem.spec, problem.dtype
-    shapes, result, _ = conv_shapes(row.direction, spec)
-    arrays = [make(rng, shape, "float32") for shape in shapes]
-    want = conv_definition(row.direction, spec, *(array.astype(np.float64) for array in arrays))
-    store = (lambda array: halves(array, kind)) if kind in HALVES else (lambda array: array)
-    images = {"forward": (0,), "forward_residual": (0, 3), "input_grad": (0,), "weight_grad": (0, 1)}[row.direction]
-    given = [last(store(array)) if i in images else store(array) for i, array in enumerate(arrays)]
-    out = store(np.full(result, np.nan, "f4"))
-    out = out if row.direction == "weight_grad" else last(out)
-    row.run(*given, spec, np.full(row.workspace(problem), 0xFF, np.uint8), out)
-    got = np.ascontiguousarray(out)
-    return (
-        (from_halves(got, kind), from_halves(halves(want.astype("f4"), kind), kind)) if kind in HALVES else (got, want)
-    )
 
 
 @needs_compiler

@@ -189,7 +189,11 @@ def test_arrays_of_float16(cupy):
     flat = ck.pointwise(x, cupy.array(np.ones((5, 4), "f2")))
     np.testing.assert_array_equal(cupy.asnumpy(flat), ck.pointwise(X, np.ones((5, 4), "f4")))
     with pytest.raises(NotImplementedError, match=r"trades accuracy \(float16\), which precision='strict' forbids"):
-        ck.conv2d(x, w, **OPTIONS, precision="strict")
+        ck.conv2d(x, w, **OPTIONS, dilation=2, precision="strict")
+    with plan.traced() as rows:  # groups of few channels, whose row sums in float32
+        y = ck.conv2d(x, w, **OPTIONS, precision="strict")
+    assert [row.name for _, row in rows] == ["tiled"]
+    np.testing.assert_array_equal(cupy.asnumpy(y), ck.conv2d(X, W, **OPTIONS))
     with pytest.raises(TypeError, match="must have one dtype"):
         ck.conv2d(x, cupy.array(W), **OPTIONS)
     with pytest.raises(TypeError, match="x must be float32 or float64, got float16"):
@@ -263,3 +267,30 @@ def test_the_gpu_or_the_missing_piece(monkeypatch, count, missing, status):
     monkeypatch.setitem(sys.modules, "cupy", runtime(count))
     monkeypatch.setattr(compiler, "missing", lambda: missing)
     assert device.gpu_status() == status
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("groups", [32, 8])
+def test_layers_of_few_channels_a_group_are_never_converted(cupy, groups, dtype, layout):
+    """As in MobileNet and ResNeXt: forward and backward in the layout and type of x, also under autocast."""
+    shape, w_shape, options = (2, 32, 5, 6), (32, 32 // groups, 3, 3), dict(padding=1, groups=groups)
+    x, w, gy = (RNG.integers(-2, 3, size).astype("f4") for size in (shape, w_shape, shape))
+    put = lambda a: cupy.array(np.ascontiguousarray(a.transpose(0, 2, 3, 1)).astype(dtype)).transpose(0, 3, 1, 2)  # noqa: E731
+    given = [put(a) if layout == "channels_last" else cupy.array(a.astype(dtype)) for a in (x, gy)]
+    filters = cupy.array(w.astype(dtype))
+    with plan.traced() as rows, ck.amp.autocast("cuda", "bfloat16"):
+        y = ck.conv2d(given[0], filters, **options)
+        gx = ck.conv2d_input_grad(given[1], filters, shape, **options)
+        gw = ck.conv2d_weight_grad(*given, 3, **options)
+    name = "depthwise" if groups == 32 else "tiled"
+    assert [(row.name, problem.layout, problem.dtype) for problem, row in rows] == [(name, layout, dtype)] * 3
+    for got, want in (
+        (y, ck.conv2d(x, w, **options)),
+        (gx, ck.conv2d_input_grad(gy, w, shape, **options)),
+        (gw, ck.conv2d_weight_grad(x, gy, 3, **options)),
+    ):
+        assert got.dtype == dtype
+        assert got is gw or got.flags.c_contiguous == (layout == "nchw")
+        np.testing.assert_array_equal(cupy.asnumpy(got), want)

@@ -60,6 +60,14 @@ TILED_EDGES = [
     conv(2, 3, (11, 8), 7, (3, 3), (2, 2), ONE),
     conv(1, 10, (5, 6), 10, (3, 3), (2, 2), ((0, 2), (1, 2)), groups=2),
 ]
+# The same channels-last: units of four results around eight of them, and several in a group.
+TILED_LAST = [
+    conv(3, 36, (7, 10), 45, (3, 3), padding=((2, 0), (0, 3)), groups=9),
+    conv(2, 33, (9, 19), 33, (3, 3), padding=ONE, groups=11),
+    conv(1, 32, (1, 1), 32, (3, 3), padding=ONE, groups=8),
+    conv(2, 30, (11, 8), 70, (3, 3), (2, 2), ONE, groups=10),
+    conv(1, 32, (5, 6), 32, (3, 3), (2, 2), ((0, 2), (1, 2)), groups=2),
+]
 
 
 def edges(row: Variant) -> list[ConvSpec]:
@@ -267,7 +275,11 @@ def functions(path: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", sorted(KERNELS.glob("*/cuda_*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+SCALER = KERNELS / "update" / "cuda_scale.py"  # on the CPU the scaler is NumPy's
+TWINS = sorted(set(KERNELS.glob("*/cuda_*.py")) - {SCALER})
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_twins_have_the_same_names_and_signatures(path):
     """Every public function of cuda_NAME.py is one of cpu_NAME.py, with the same parameters in the same order; what has no
     such twin, as tensor cores, is held to the plainest one. What NumPy does on the CPU has the names of its definition."""
@@ -282,6 +294,8 @@ def test_twins_have_the_same_names_and_signatures(path):
         twin["forward_residual"] = list(inspect.signature(made).parameters)
     mine = functions(path)
     assert mine
+    if path.parent.name == "update":  # a step that is left out where an overflow was found
+        twin |= {f"{name}_unless": [*parameters, "found"] for name, parameters in twin.items()}
     assert {name: twin.get(name) for name in mine} == mine
 
 

@@ -14,8 +14,9 @@ from convkern.plan import plan, refusal, traced
 
 from . import fake_cupy
 from .bounds import integers
+from .cuda_checks import last, on_channels_last
 from .gpu import cuda_rows, interpreted, needs_compiler
-from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, conflicts, half_products, last, on_channels_last, wide
+from .test_cuda_halves import HALF_EDGES, WARPGROUP_EDGES, conflicts, half_products, wide
 from .test_cuda_rows import ONE, conv
 from .test_kernels import check_conv, check_pointwise, conv_definition, conv_shapes, row_id
 

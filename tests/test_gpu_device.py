@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,15 @@ from convkern.kernels.variant import Problem
 from convkern.plan import HALVES, REDUCED
 
 from .bounds import integers
-from .cuda_checks import check_entropy, check_sum
+from .cuda_checks import check_as_stored, check_entropy, check_sum, on_channels_last
 from .device import missing, on_device
 from .gpu import TABLES, cuda_rows
 from .simulate import simulate_elementwise
 from .test_cuda_capture_halves import trained_in_halves
-from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_channels_last, on_halves, wide
+from .test_cuda_halves import CHANNELS_LAST, HALF_EDGES, PARTED, WARPGROUP_EDGES, on_halves, wide
 from .test_cuda_layers import NORMS
 from .test_cuda_linear import check_exact_products
-from .test_cuda_rows import LAST_POOLS, ONE, conv, edges, long
+from .test_cuda_rows import DEPTHWISE_EDGES, LAST_POOLS, ONE, TILED_LAST, conv, edges, long
 from .test_cuda_tf32 import TF32_EDGES, WIDE_LAST, WIDE_PARTED
 from .test_kernels import check_conv, check_pointwise, check_pool, cuda_pool_specs, row_id
 from .test_norm import check_norm
@@ -79,6 +80,13 @@ def check_conv_row(row) -> bool:
         assert check_conv(row, spec, "float32", make=integers, exact=True)
         assert SMALL or check_conv(row, spec, "float32")
         assert row.accuracy not in HALVES or spec.n == 0 or on_halves(row, spec)
+    if row.name in WINDOWS:
+        last = TILED_LAST if row.name == "tiled" else DEPTHWISE_EDGES
+        for dtype, (layout, cases) in product(("float32", *HALVES), (("nchw", edges(row)), ("channels_last", last))):
+            for spec in few(cases, 1, -1):
+                asked = Problem("conv", row.direction, "cuda", dtype, "default", spec, layout)
+                assert row.refuses(asked) == "takes a stride of 1 only" or check_as_stored(row, asked)
+        return True
     return check_channels_last(row)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...device import is_channels_last
 from ...kernels.spec import PointwiseSpec
 from ...kernels.variant import Problem, Variant
-from ...plan import REDUCED, rows
+from ...plan import HALVES, REDUCED, rows
 from ..cases import ConvCase
 from ..rivals import pytorch
 from .ceilings import allow_tf32
@@ -141,7 +141,8 @@ def our_contenders(case: ConvCase, direction: str, precision: str, arrays: Array
             for layout in LAYOUTS if operation == "conv" else LAYOUTS[:1]:
                 asked = precision if precision in REDUCED else "default"
                 problem = Problem(operation, direction, "cuda", dtype, asked, given, layout)
-                if precision_of(row) == precision and not row.refuses(problem):
+                fits = precision_of(row) == precision or (precision in HALVES and row.accuracy == "exact")
+                if fits and not row.refuses(problem):
                     made = _contender(row, problem, precision, arrays)
                     if made is not None:
                         yield made

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cuda import cuda_only, either_layout, half_only, tf32_only, warpgroup_only, warpgroup_tf32_only
 from ..cuda import row as cuda_row
-from ..cuda.tiles import FEW_CHANNELS, FEW_RESULTS, RESULTS, channel_bytes, parts_bytes, window_parts
+from ..cuda.tiles import channel_bytes, parts_bytes
 from ..residual import with_residual
 from ..variant import Problem, Variant, as_defined, cpu_only, never, no_workspace
 from . import (
@@ -27,7 +27,9 @@ from . import (
     cpu_tiled_weight,
     cpu_winograd,
     cpu_winograd_weight,
+    windowed,
 )
+from .windowed import READ_NCHW as _READ_NCHW
 
 
 def _partial_sums(problem: Problem) -> int:
@@ -37,55 +39,12 @@ def _partial_sums(problem: Problem) -> int:
     return 0 if parts == 1 else parts * size
 
 
-FEW_FILTERS = 8  # as many rows as the lowest tile of the implicit GEMM has
-
-
-def _cuda_depthwise(problem: Problem) -> str:
-    spec = problem.spec
-    if reason := cuda_only(problem):
-        return reason
-    if spec.c != spec.groups:
-        return "takes one input channel a group"
-    few = spec.k <= FEW_FILTERS * spec.c
-    return "" if few else f"leaves more than {FEW_FILTERS} filters a channel to products of matrices"
-
-
-def _cuda_depthwise_sums(problem: Problem) -> int:
-    spec = problem.spec
-    parts = window_parts(spec.k, spec.n * spec.out[0] * spec.out[1])
-    return 4 * parts * spec.k * spec.kernel[0] * spec.kernel[1]
-
-
-def _cuda_tiled(problem: Problem) -> str:
-    spec = problem.spec
-    if reason := cuda_only(problem):
-        return reason
-    turned = problem.direction == "input_grad"
-    if spec.kernel != (3, 3) or spec.dilation != (1, 1):
-        return "takes kernels of 3x3 without dilation"
-    if spec.stride != (1, 1) and (turned or spec.stride != (2, 2)):
-        return "takes a stride of 1 only" if turned else "takes strides of 1 or 2"
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    if turned:
-        inner, outer = outer, inner
-    most = FEW_RESULTS if problem.direction == "weight_grad" else FEW_CHANNELS
-    if inner > most or outer > FEW_RESULTS:
-        return f"leaves groups of more than {most} channels or {FEW_RESULTS} results to products of matrices"
-    return ""
-
-
 def _cuda_direct(problem: Problem) -> str:
     spec = problem.spec
-    if spec.groups > 1 and min(spec.c, spec.k) < FEW_FILTERS * spec.groups:  # are cheaper turned to NCHW and back
-        return cuda_only(problem)
-    return either_layout(problem)
-
-
-def _cuda_tiled_sums(problem: Problem) -> int:
-    spec = problem.spec
-    inner, outer = spec.c // spec.groups, spec.k // spec.groups
-    parts = window_parts(spec.groups * -(-outer // RESULTS) * inner, spec.n * spec.out[0] * spec.out[1])
-    return 4 * parts * spec.k * inner * spec.kernel[0] * spec.kernel[1]
+    if reason := either_layout(problem):
+        return reason
+    small = spec.groups > 1 and min(spec.c, spec.k) < windowed.FEW_FILTERS * spec.groups
+    return cuda_only(problem) if small else ""  # what the rows by windows leave is cheaper turned to NCHW and back
 
 
 def _cuda_halves(problem: Problem) -> int:
@@ -143,19 +102,28 @@ _CPU = (
     Variant("rows", "bias_grad", "cpu", cpu_only, cpu_direct.bias_grad, no_workspace),
 )
 
-_READ_NCHW = (("tiled", _cuda_tiled), ("direct", cuda_only))
-
 VARIANTS = (
     *_CPU,
     *(with_residual(row) for row in _CPU if row.direction == "forward"),
-    # Before those that round: it is as exact as strict asks for, and faster than they are on such layers.
+    # Before those that round: these are as exact as strict asks for, and faster than they are on such layers.
     *(
-        cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, _cuda_depthwise)
+        cuda_row("depthwise", direction, f"conv.cuda_depthwise.{direction}", workspace, windowed.depthwise)
         for direction, workspace in (
             ("forward", no_workspace),
             ("forward_residual", no_workspace),
             ("input_grad", no_workspace),
-            ("weight_grad", _cuda_depthwise_sums),
+            ("weight_grad", windowed.depthwise_sums),
+        )
+    ),
+    *(
+        cuda_row(
+            "tiled", direction, f"conv.{where}.{direction}", workspace, windowed.tiled, slower=windowed.tiled_slower
+        )
+        for direction, where, workspace in (
+            ("forward", "cuda_tiled", no_workspace),
+            ("forward_residual", "cuda_tiled", no_workspace),
+            ("input_grad", "cuda_tiled", no_workspace),
+            ("weight_grad", "cuda_tiled_weight", windowed.tiled_sums),
         )
     ),
     *(
@@ -181,10 +149,6 @@ VARIANTS = (
         for name, refuses in (("warpgroup_tf32", warpgroup_tf32_only), ("tensor", tf32_only))
         for direction in ("forward", "forward_residual", "input_grad", "weight_grad")
     ),
-    cuda_row("tiled", "forward", "conv.cuda_tiled.forward", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "forward_residual", "conv.cuda_tiled.forward_residual", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "input_grad", "conv.cuda_tiled.input_grad", no_workspace, _cuda_tiled),
-    cuda_row("tiled", "weight_grad", "conv.cuda_tiled_weight.weight_grad", _cuda_tiled_sums, _cuda_tiled),
     cuda_row("direct", "forward", "conv.cuda_direct.forward", parts_bytes, _cuda_direct),
     cuda_row("direct", "forward_residual", "conv.cuda_direct.forward_residual", parts_bytes, _cuda_direct),
     cuda_row("direct", "input_grad", "conv.cuda_direct.input_grad", parts_bytes, _cuda_direct),

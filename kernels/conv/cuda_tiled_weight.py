@@ -1,4 +1,4 @@
-"""The weight gradient of convolution by few channels on a GPU in float32, of 3x3 kernels: see :mod:`.cuda_tiled`.
+"""The weight gradient of convolution by few channels on a GPU, of 3x3 kernels: see :mod:`.cuda_tiled`.
 
 A block has the taps of one channel of x and four of y, and part of the pixels of the batch: a thread adds the products of
 its columns of gy with windows of x in registers, and at last the block adds its threads' sums in the order of a tree.
@@ -6,42 +6,32 @@ its columns of gy with windows of x in registers, and at last the block adds its
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
-
+from ..cuda.images import is_last
 from ..cuda.kernel import CudaKernel
-from ..cuda.language import cuda, float32, inlined, int32, int64, uint32
-from ..cuda.sums import add_parts
+from ..cuda.language import cuda, float32, inlined, int32, uint32
+from ..cuda.stored import STORED, pointer, reader_and_writer, ready, stored_as
+from ..cuda.sums import finish_sums, sums_of
 from ..cuda.tiles import RESULTS
 from ..spec import ConvSpec
-from .depthwise_kernels import PITCH, ROWS, THREADS, block_sums, load_line
-from .tiled_grid import KERNEL, Grid, make_grid, place
+from .tiled_grid import KERNEL, Grid, LastGrid, make_grid, make_last_grid, place, tiled_name
+from .tiled_last import last_weight_kernel
+from .window_lines import PITCH, ROWS, THREADS, block_sums, over_window
 
 
-def _weight_kernel(step: int) -> CudaKernel:
+def _weight_kernel(step: int, stored: str) -> CudaKernel:
     """The kernel (x, gy, sums, grid) of one stride; sums (part, K, C/groups, R, S)."""
-    taps, reach = KERNEL * KERNEL, (ROWS - 1) * step + KERNEL
+    taps, (read, _) = KERNEL * KERNEL, reader_and_writer(stored)
     count, columns = RESULTS * taps, RESULTS * ROWS
     room, tree = count * PITCH, block_sums(count)
 
-    def lines(first: int, last: int) -> Callable:
-        """Some of the window's lines."""
+    @inlined
+    def multiply(acc, given, j, r, s, pixel):
+        for f in range(RESULTS):
+            acc[f * taps + r * KERNEL + s] += given[f * ROWS + j] * pixel
 
-        @inlined
-        def add(x, at, h, v, valid, grid, given, line, acc):
-            for a in range(first, last):
-                load_line(line, x, int64(int32(at + a * grid.width)), int32(h + a), v, KERNEL, grid)
-                for j in range(ROWS):
-                    if 0 <= a - j * step < KERNEL and j < valid:  # no zero of gy's may meet an infinity
-                        for s in range(KERNEL):
-                            for f in range(RESULTS):
-                                acc[f * taps + (a - j * step) * KERNEL + s] += given[f * ROWS + j] * line[s]
-
-        return add
-
-    upper, lower = lines(0, reach // 2), lines(reach // 2, reach)
+    add = over_window(KERNEL, KERNEL, step, stored, multiply)
 
     def body(x, gy, sums, grid):
         partial = cuda.shared.array(room, float32)
@@ -65,11 +55,10 @@ def _weight_kernel(step: int) -> CudaKernel:
                 for j in range(ROWS):
                     inside = k0 + f < grid.outer and j < valid
                     at = int32((come + f * grid.out_height + j) * grid.out_width + q)
-                    given[f * ROWS + j] = gy[at] if inside else float32(0)
+                    given[f * ROWS + j] = read(gy[at]) if inside else float32(0)
             h, v = int32(p * step - grid.top), int32(q * step - grid.left)
             at = int32((((n * grid.groups + group) * grid.inner + c) * grid.height + h) * grid.width + v)
-            upper(x, at, h, v, valid, grid, given, line, acc)
-            lower(x, at, h, v, valid, grid, given, line, acc)
+            add(x, at, h, v, valid, grid, given, line, acc)  # no zero of gy's may meet an infinity
             e = int32(e + THREADS)
         tree(partial, acc)
         k = int32(k0 + int32(me // uint32(taps)))
@@ -77,22 +66,28 @@ def _weight_kernel(step: int) -> CudaKernel:
             to = int32(((part * grid.groups + group) * grid.outer + k) * grid.inner + c)
             sums[int32(to * taps + int32(me % uint32(taps)))] = partial[me * uint32(PITCH)]
 
-    return CudaKernel(f"conv-tiled-weight_grad-{KERNEL}x{KERNEL}-step{step}", body, (*("float32",) * 3, Grid), THREADS)
+    name = tiled_name(f"weight_grad-{KERNEL}x{KERNEL}-step{step}", stored)
+    return CudaKernel(name, body, (*(pointer(stored),) * 2, "float32", Grid), THREADS)
 
 
-_WEIGHT_GRAD = {step: _weight_kernel(step) for step in (1, 2)}
+_MAKERS = (_weight_kernel, last_weight_kernel)
+_KERNELS = {
+    (step, stored, last): _MAKERS[last](step, stored) for step in (1, 2) for stored in STORED for last in (0, 1)
+}
 
 
 @lru_cache(maxsize=1024)
-def _grid(spec: ConvSpec) -> Grid:
-    return make_grid(spec, spec.c // spec.groups)
+def _grid(spec: ConvSpec, last: bool = False) -> Grid | LastGrid:
+    grid = make_grid(spec, spec.c // spec.groups)
+    return make_last_grid(spec, grid, grid.inner) if last else grid
 
 
 def weight_grad(x, gy, spec: ConvSpec, workspace, out) -> None:
     """Gradient with respect to w, from x (N, C, H, W) and gy (N, K, P, Q)."""
-    grid = _grid(spec)
+    last, stored = is_last(x) or is_last(gy), stored_as(x)
+    grid = _grid(spec, last)
+    blocks = grid.wide if isinstance(grid, LastGrid) else grid.groups * grid.blocks
     parts = max(1, -(-grid.terms // grid.chunk))
-    sums = out if parts == 1 else workspace[: 4 * parts * out.size].view(np.float32)
-    _WEIGHT_GRAD[spec.stride[0]](parts * grid.groups * grid.blocks * grid.inner, x, gy, sums, grid)
-    if parts > 1:
-        add_parts(sums, out, parts)
+    sums = sums_of(workspace, out, parts)
+    _KERNELS[spec.stride[0], stored, int(last)](parts * blocks * grid.inner, ready(x), ready(gy), sums, grid)
+    finish_sums(sums, out, parts)

@@ -34,11 +34,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cuda.half_gemm import half_kernel
-from ..cuda.half_layout import FINISH, padded, spread, turn
+from ..cuda.half_layout import padded, spread, turn
 from ..cuda.images import flat, is_last
 from ..cuda.kernel import CudaKernel
 from ..cuda.language import CHUNKS, HALVES, divider
-from ..cuda.sums import finish
+from ..cuda.stored import bits
+from ..cuda.sums import FINISH, finish
 from ..cuda.tiles import (
     HALF_TILES,
     TF32_WEIGHT_TILES,
@@ -140,11 +141,6 @@ def _step(kind: str) -> int:
     return 8 * CHUNKS[kind]
 
 
-def _bits(array: Any) -> Any:
-    """Halves as the uint16 of their bits."""
-    return array if array.dtype == "float32" else array.view("uint16")
-
-
 def _window_parts(spec: ConvSpec, over_input: bool, kind: str) -> int:
     """Into how many parts the sums are cut: as many as the product with the most terms may have."""
     made = windows(spec, over_input, False, kind)
@@ -207,7 +203,7 @@ def workspace_bytes(direction: str, spec: ConvSpec, halves: bool, last: bool = F
 def _lay_out(images, kind: str, spec: ConvSpec, channels: int, pieces: _Pieces) -> Any:
     """Images as the kernels read them; those that lie so already are taken as they are."""
     n, pixels, last = images.shape[0], math.prod(images.shape[2:]), is_last(images)
-    source = _bits(flat(images))
+    source = bits(flat(images))
     if last and source.dtype == _held(kind) and channels == padded(channels, kind):
         return source
     picture = pieces.take(n * pixels * spec.groups * padded(channels, kind), _held(kind))
@@ -237,9 +233,9 @@ def _run_windows(
 ) -> None:
     """Forward direction or input gradient, over operands that are laid out."""
     last, stored, cut = is_last(out), _stored(kind, out), _window_parts(spec, over_input, kind)
-    out, relu = _bits(flat(out)), 0 if over_input else spec.activation
+    out, relu = bits(flat(out)), 0 if over_input else spec.activation
     target = out if cut == 1 else pieces.take(cut * out.size, "float32")
-    residual = residual if residual is None else _bits(flat(residual))
+    residual = residual if residual is None else bits(flat(residual))
     kernels = family.kernels[kind, stored if cut == 1 else "float32", residual is not None and cut == 1]
     made = windows(spec, over_input, last, kind)
     for window, terms in made:
@@ -263,9 +259,9 @@ def forward(
     """
     inner, taps, pieces = spec.c // spec.groups, spec.kernel[0] * spec.kernel[1], _Pieces(workspace)
     filters = pieces.take(spec.k * taps * padded(inner, kind), _held(kind))
-    turn(_bits(w), filters, kind, spec.k, 1, inner, taps)
+    turn(bits(w), filters, kind, spec.k, 1, inner, taps)
     picture = _lay_out(x, kind, spec, inner, pieces)
-    _run_windows(family, kind, picture, filters, _bits(bias), residual, spec, False, pieces, out)
+    _run_windows(family, kind, picture, filters, bits(bias), residual, spec, False, pieces, out)
 
 
 def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -273,9 +269,9 @@ def input_grad(kind: str, gy, w, spec: ConvSpec, workspace, out, family: Family 
     inner, outer = spec.c // spec.groups, spec.k // spec.groups
     taps, pieces = spec.kernel[0] * spec.kernel[1], _Pieces(workspace)
     filters = pieces.take(spec.c * taps * padded(outer, kind), _held(kind))  # (C, R·S, K/groups)
-    turn(_bits(w), filters, kind, spec.groups, 1, outer, inner * taps)
+    turn(bits(w), filters, kind, spec.groups, 1, outer, inner * taps)
     picture = _lay_out(gy, kind, spec, outer, pieces)
-    _run_windows(family, kind, picture, filters, _bits(flat(out))[:0], None, spec, True, pieces, out)
+    _run_windows(family, kind, picture, filters, bits(flat(out))[:0], None, spec, True, pieces, out)
 
 
 def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family = WARPS) -> None:
@@ -306,4 +302,4 @@ def weight_grad(kind: str, x, gy, spec: ConvSpec, workspace, out, family: Family
     grid = make_grid(family.weight_tiles[number], rows, outer, terms, spec.groups, cut, step=step)
     family.weight_grad[kind][number](grid.blocks, picture, gradient, sums, sums, sums, window, grid)
     if not direct:
-        finish(sums, None, None, _bits(out), cut, kernels=FINISH[stored])
+        finish(sums, None, None, bits(out), cut, kernels=FINISH[stored])

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +29,7 @@ from . import costs
 from .tiles import WARPGROUP_COLUMNS, WARPGROUP_TF32_COLUMNS
 
 LARGEST = 2**31 - 1  # elements of an array
+HALF_KINDS = ("float16", "bfloat16")
 
 
 def cuda_only(problem: Problem) -> str:
@@ -48,6 +48,13 @@ def cuda_only(problem: Problem) -> str:
 def either_layout(problem: Problem) -> str:
     """As :func:`cuda_only`, for rows that take channels-last too."""
     return cuda_only(problem._replace(layout="nchw"))
+
+
+def stored_only(problem: Problem) -> str:
+    """The refusal shared by the rows that take float32, float16 and bfloat16 (as the uint16 of its bits) in both layouts."""
+    if problem.device == "cuda" and problem.dtype not in ("float32", *HALF_KINDS):
+        return f"takes float32, float16 and bfloat16, not {problem.dtype}"
+    return either_layout(problem._replace(dtype="float32")) or (_too_old(80) if problem.dtype == "bfloat16" else "")
 
 
 def tf32_only(problem: Problem) -> str:
@@ -136,10 +143,12 @@ def row(
     refuses: Callable[[Problem], str] = cuda_only,
     accuracy: str = "exact",
     rivals: costs.Rivals = (),
+    slower: Callable[[Problem], str] = never,
 ) -> Variant:
     """The row that runs ``function``, as "package.module.name" below ``kernels``, and imports its module only then.
 
-    Where it has NCHW images laid out first, ``rivals`` are the rows that read them as they are, against which it is weighed.
+    Where it has NCHW images laid out first, ``rivals`` are the rows that read them as they are, against which it is weighed;
+    ``slower`` says what else is expected to be faster.
     """
     module, _, attribute = function.rpartition(".")
 
@@ -148,5 +157,5 @@ def row(
 
     run.__qualname__ = run.__name__ = attribute
     run.__module__ = f"convkern.kernels.{module}"
-    slower = partial(costs.slower, name, rivals) if rivals else never
-    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=slower)
+    weighed = (lambda problem: slower(problem) or costs.slower(name, rivals, problem)) if rivals else slower
+    return Variant(name, direction, "cuda", refuses, run, workspace, accuracy, slower=weighed)

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from .kernel import CudaKernel
 from .language import (
     CHUNKS,
-    HALVES,
     as_it_is,
     close_copies,
     cuda,
@@ -32,15 +31,15 @@ from .language import (
     load_word,
     multiply_half,
     multiply_tf32,
-    narrow,
     nearest_tf32,
     shared_address,
     uint32,
     uint64,
     wait_copies,
-    widen,
 )
 from .panels import Operand, make_panel
+from .stored import pointer
+from .stored import reader_and_writer as reader_and_writer_of
 from .tiles import HALF_STAGES, HALF_STEP, Grid, WarpTile
 
 UNROLLED = 16  # tiles side by side
@@ -49,14 +48,7 @@ ALIGNMENT = 1024  # bytes; of the slices in shared memory, so that the swizzle m
 
 def reader_and_writer(stored: str) -> tuple[Callable, Callable]:
     """Functions that turn an element as it is stored, "float32", "tf32", "float16" or "bfloat16", to float32 and back."""
-    if stored in HALVES:
-        return widen[stored], narrow[stored]
-    return as_it_is, nearest_tf32 if stored == "tf32" else as_it_is
-
-
-def pointer(stored: str) -> str:
-    """The type of a pointer to such elements."""
-    return "uint16" if stored in HALVES else "float32"
+    return (as_it_is, nearest_tf32) if stored == "tf32" else reader_and_writer_of(stored)
 
 
 def half_kernel(

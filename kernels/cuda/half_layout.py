@@ -1,5 +1,4 @@
-"""Operands as :mod:`.half_gemm` and :mod:`.warpgroup_gemm` read them, channels side by side in whole 16 bytes; and sums
-turned to halves.
+"""Operands as :mod:`.half_gemm` and :mod:`.warpgroup_gemm` read them, channels side by side in whole 16 bytes.
 
 Halves are held as the uint16 of their bits; TF32 as float32, rounded to nearest, ties away from zero.
 """
@@ -9,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .half_gemm import pointer, reader_and_writer
+from .half_gemm import reader_and_writer
 from .kernel import CudaKernel
-from .language import CHUNKS, HALVES, cuda, divider, float32, int32, quotient, thread, uint16, uint32
-from .sums import FINISH_FLOATS, finish_kernel
+from .language import CHUNKS, cuda, divider, float32, int32, quotient, thread, uint16, uint32
+from .stored import pointer
 
 SIDE = 32  # of the squares that are turned
 THREADS = 256
@@ -121,13 +120,3 @@ def spread(source, out, kind: str, channels: int) -> None:
     numbers = Spread(out.size, channels, whole, *divider(whole))
     kernel = _SPREADS[kind] if source.dtype == "float32" else _SPREAD_HALVES
     kernel(-(-out.size // THREADS), source, out, numbers)
-
-
-# What finishes sums in parts for arrays of each kind: without and with a residual.
-FINISH = {
-    "float32": FINISH_FLOATS,
-    **{
-        kind: {added: finish_kernel(kind, pointer(kind), *reader_and_writer(kind), added) for added in (False, True)}
-        for kind in HALVES
-    },
-}

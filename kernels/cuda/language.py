@@ -49,6 +49,11 @@ if config.ENABLE_CUDASIM:  # Numba's simulator runs kernels as Python, without t
     def floats_at(address):
         raise NotImplementedError("the simulator has no addresses")
 
+    def _no_halves(value):
+        raise NotImplementedError("the simulator has no halves")
+
+    widen = narrow = dict.fromkeys(HALVES, _no_halves)
+
 else:
     from numba.core.errors import RequireLiteralValue
     from numba.cuda import cgutils
@@ -413,9 +418,11 @@ __all__ = [
     "int32",
     "int64",
     "load4",
+    "narrow",
     "quotient",
     "thread",
     "uint16",
     "uint32",
     "uint64",
+    "widen",
 ]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .kernel import CudaKernel
-from .language import as_it_is, cuda, divider, float32, inlined, int32, quotient, thread, uint32
+from .language import cuda, divider, float32, inlined, int32, quotient, thread, uint32
+from .stored import STORED, bits, pointer, reader_and_writer, stored_as
 from .tiles import COLUMN_THREADS, Columns, cut_channels, cut_columns, side_by_side
 
 THREADS = COLUMN_THREADS
@@ -72,12 +73,18 @@ def finish_kernel(stored: str, kind: str, read: Callable, write: Callable, added
     return CudaKernel(name, body, ("float32", *(kind,) * 3, Finish), THREADS)
 
 
-FINISH_FLOATS = {added: finish_kernel("float32", "float32", as_it_is, as_it_is, added) for added in (False, True)}
+# For arrays of each kind: without and with a residual.
+FINISH = {
+    stored: {
+        added: finish_kernel(stored, pointer(stored), *reader_and_writer(stored), added) for added in (False, True)
+    }
+    for stored in STORED
+}
 
 
 def finish(
     sums, bias, residual, out, parts: int, channels: int = 1, pixels: int = 1, relu: int = 0,
-    kernels: dict[bool, Any] = FINISH_FLOATS,
+    kernels: dict[bool, Any] = FINISH["float32"],
 ) -> None:  # fmt: skip
     """out[n, c, l] = sums[0, n, c, l] + sums[1, n, c, l] + … in that order, + bias[c] + residual[n, c, l], through the
     activation; bias may be empty or None, residual None. ``kernels`` are those without and with a residual."""
@@ -86,6 +93,21 @@ def finish(
     given = Finish(parts, out.size, channels, pixels, *by_channels, *by_pixels, int(biased), relu)
     more = bias if biased else out, residual if added else out
     kernels[added](-(-out.size // THREADS), sums, *more, out, given)
+
+
+def sums_of(workspace, out, parts: int) -> Any:
+    """Where parts of the sums that ``out`` is made of come: to the workspace, or one of float32 to ``out`` itself."""
+    direct = parts == 1 and stored_as(out) == "float32"
+    return out if direct else workspace[: 4 * parts * out.size].view(np.float32)
+
+
+def finish_sums(sums, out, parts: int) -> None:
+    """Add up the parts, rounded to what ``out`` holds, where they are not ``out`` already."""
+    stored = stored_as(out)
+    if stored != "float32":
+        finish(sums, None, None, bits(out), parts, kernels=FINISH[stored])
+    elif parts > 1:
+        add_parts(sums, out, parts)
 
 
 @inlined

@@ -241,9 +241,21 @@ def channel_bytes(problem: Problem) -> int:
 RESULTS = 4
 FEW_RESULTS = 16  # more fill the tiles of an implicit GEMM
 FEW_CHANNELS = 64
+UNITS = 8  # of so many results that are neighbouring lanes, channels-last
+SLOTS = 16  # threads of a block that have the same unit
 WINDOW_BLOCKS = 4096  # as BLOCKS, where a block is small: twice what an H100 holds
 
 
 def window_parts(blocks: int, pixels: int) -> int:
     """Into how many parts, of thousands of pixels each, the work of so many blocks is cut at most."""
     return max(1, min(WINDOW_BLOCKS // max(blocks, 1), pixels // (8 * PART)))
+
+
+def lane_parts(channels: int, pixels: int) -> int:
+    """The same where a block's lanes have a channel each and its warps share the pixels: of hundreds each."""
+    return max(1, min(WINDOW_BLOCKS // max(-(-channels // 32), 1), pixels // (PART // 2)))
+
+
+def slot_parts(blocks: int, terms: int) -> int:
+    """The same where a block's threads with the same unit share the terms, strips of pixels: one for each at least."""
+    return max(1, min(WINDOW_BLOCKS // max(blocks, 1), terms // SLOTS))
