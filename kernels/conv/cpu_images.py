@@ -127,12 +127,14 @@ def across_ranges(axes: tuple[Axis, Axis], counts: list[int], stride: int, colum
     tiles = -(-max(counts) // columns)
     ranges = np.zeros((len(vertical.classes), len(horizontal.classes), tiles, 2), np.int64)
     for number, (c, count) in enumerate(zip(horizontal.classes, counts, strict=True)):
-        for tile in range(-(-count // columns)):
-            first = min(tile * columns, count - columns)
-            source = (np.arange(first, first + columns) * stride)[:, None] + [tap.shift for tap in c.taps]
-            met = np.flatnonzero(np.any((source >= 0) & (source < horizontal.size), axis=0))
-            if met.size:
-                ranges[:, number, tile] = met[0], met[-1] + 1
+        if c.taps:
+            first = np.minimum(np.arange(0, count, columns), count - columns)
+            pixels = (first[:, None] + np.arange(columns)) * stride
+            source = pixels[:, :, None] + [tap.shift for tap in c.taps]
+            met = np.any((source >= 0) & (source < horizontal.size), axis=1)  # by tile and tap
+            some = np.any(met, axis=1)
+            ranges[:, number, : len(first), 0] = some * met.argmax(axis=1)
+            ranges[:, number, : len(first), 1] = some * (len(c.taps) - met[:, ::-1].argmax(axis=1))
     return ranges.reshape(-1, tiles, 2)
 
 
